@@ -1,0 +1,56 @@
+# patchflow_library(NAME SOURCES ... DEPS ... [TORCH])   one static library per folder, target patchflow_<NAME>
+# patchflow_program(NAME SOURCES ... DEPS ...)           a program in build/bin
+# patchflow_test(FILE DEPS ... [LABELS ...] [TIMEOUT s]) tests/<folder>/<file>_test.cc -> test <folder>/<file>
+
+add_library(patchflow_flags INTERFACE)
+target_compile_options(patchflow_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall> $<$<COMPILE_LANGUAGE:CXX>:-Wextra> $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+target_include_directories(patchflow_flags INTERFACE ${CMAKE_SOURCE_DIR})
+if(PATCHFLOW_SANITIZE)
+  target_compile_options(patchflow_flags INTERFACE -fsanitize=${PATCHFLOW_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(patchflow_flags INTERFACE -fsanitize=${PATCHFLOW_SANITIZE})
+endif()
+
+# ATen takes 9 s a file without this header and 2 s with it.
+add_library(patchflow_aten OBJECT ${CMAKE_SOURCE_DIR}/cmake/aten_pch.cc)
+target_link_libraries(patchflow_aten PRIVATE patchflow_flags torch_cuda)
+target_precompile_headers(patchflow_aten PRIVATE <ATen/ATen.h>)
+
+function(patchflow_library name)
+  cmake_parse_arguments(arg "TORCH" "" "SOURCES;DEPS" ${ARGN})
+  add_library(patchflow_${name} STATIC ${arg_SOURCES})
+  target_link_libraries(patchflow_${name} PUBLIC ${arg_DEPS} PRIVATE patchflow_flags)
+  target_include_directories(patchflow_${name} PUBLIC ${CMAKE_SOURCE_DIR})
+  if(arg_TORCH)
+    target_link_libraries(patchflow_${name} PUBLIC torch_cuda)
+    target_precompile_headers(patchflow_${name} REUSE_FROM patchflow_aten)
+  endif()
+endfunction()
+
+function(patchflow_program name)
+  cmake_parse_arguments(arg "TORCH" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE ${arg_DEPS} patchflow_flags)
+  if(arg_TORCH)
+    target_link_libraries(${name} PRIVATE torch_cuda)
+    target_precompile_headers(${name} REUSE_FROM patchflow_aten)
+  endif()
+endfunction()
+
+function(patchflow_test file)
+  cmake_parse_arguments(arg "TORCH" "TIMEOUT" "DEPS;LABELS" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 60)
+  endif()
+  string(REGEX REPLACE "_test\\.cc$" "" claim ${file})
+  string(REPLACE "/" "_" target test_${claim})
+  add_executable(${target} ${CMAKE_SOURCE_DIR}/tests/${file})
+  set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  target_link_libraries(${target} PRIVATE ${arg_DEPS} patchflow_flags GTest::gmock_main)
+  if(arg_TORCH)
+    target_link_libraries(${target} PRIVATE torch_cuda)
+    target_precompile_headers(${target} REUSE_FROM patchflow_aten)
+  endif()
+  add_test(NAME ${claim} COMMAND ${target} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${claim} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "cpu;${arg_LABELS}")
+endfunction()

@@ -1,0 +1,78 @@
+// The loop over the steps, and what may replace it on many devices.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <exception>
+#include <functional>
+#include <memory>
+
+#include "engine/sampler.h"
+#include "engine/transformer.h"
+
+namespace patchflow {
+
+// The outside's hold on a running loop.
+class StepMonitor {
+ public:
+  virtual ~StepMonitor() = default;
+  // Asked by every rank before it enqueues `step` (0 .. num_steps - 1; and once with num_steps when the last step has
+  // been finished). True to go on. All ranks of a group get the same answer for the same step, however late they ask.
+  // Called when the device has finished step - 2 at the latest, so that progress and cancellation keep up with it.
+  virtual bool Continue(int step) = 0;
+};
+
+// Thrown out of Denoise when Continue() said no. The group stays usable.
+class Cancelled : public std::exception {
+ public:
+  const char* what() const noexcept override { return "cancelled"; }
+};
+
+struct DenoiseJob {
+  Tensor noise_NSC;       // float32, N(0, 1), whole image in raster order, on the device.
+  TokenGrid grid;
+  Prompt prompts;         // [negative rows, positive rows] when guidance_scale != 1, positive rows alone otherwise.
+  double guidance_scale = 1;
+  const Sampler& sampler;  // On the device.
+};
+
+// One way of running the loop over a group of devices: a parallel method. One rank thread owns it.
+class Denoiser {
+ public:
+  virtual ~Denoiser() = default;
+  // Final latents of the whole image in raster order, float32 [N, S, C], on every rank. Collective. Throws Cancelled,
+  // c10::Error and what communicators throw; after any throw but Cancelled the group is unusable.
+  virtual Tensor Denoise(const DenoiseJob& job, StepMonitor& monitor) = 0;
+};
+
+// The loop for tokens that stay on one rank from the first step to the last: serial, tensor parallel, guidance split,
+// Ulysses, ring, DistriFusion. `begin_step` is told each step's number before its kernels are enqueued.
+// Returns the final latents of `span` in the order of `conditioning`.
+struct LoopParts {
+  const Transformer& transformer;
+  const Conditioning& conditioning;
+  SelfAttention& attention;
+  PartialSum& tensor_axis;
+  Guidance& guidance;
+  TokenSpan span;
+  std::function<void(int step)> begin_step;
+};
+Tensor DenoiseSpan(const DenoiseJob& job, const LoopParts& parts, StepMonitor& monitor);
+
+// Bounds how far the host runs ahead of the device: Wait(step) returns when the device has finished step - 2. On CPUs
+// it does nothing.
+class StepFence {
+ public:
+  explicit StepFence(at::Device device);
+  ~StepFence();
+  void Wait(int step);
+  void Mark(int step);  // After the step's last kernel is enqueued.
+
+ private:
+  struct Events;
+  std::unique_ptr<Events> events_;
+};
+
+std::unique_ptr<Denoiser> MakeSerialDenoiser(const Transformer& transformer);
+
+}  // namespace patchflow

@@ -1,0 +1,101 @@
+// One rank's share of making an image: text, denoise, decode.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/denoiser.h"
+#include "engine/image/image.h"
+#include "engine/text/text_encoder.h"
+#include "engine/transformer.h"
+#include "engine/vae/decoder.h"
+
+namespace patchflow {
+
+struct ImageRequest {
+  std::string prompt;           // Valid UTF-8.
+  std::string negative_prompt;  // Empty is the unconditional prompt.
+  int width_px = 0;             // Multiples of 16.
+  int height_px = 0;
+  int steps = 20;
+  double guidance_scale = 4.5;  // 1 runs one branch.
+  std::string scheduler;        // A name of Sampler::Names().
+  uint64_t seed = 0;            // Of this very image: the caller adds the image index.
+};
+
+enum class Phase { kText, kDenoise, kDecode };
+
+// The outside's hold on a running request. Called on the rank's thread.
+class RequestMonitor : public StepMonitor {
+ public:
+  virtual void Enter(Phase phase) = 0;
+};
+
+struct PhaseTimes {
+  absl::Duration text;
+  absl::Duration denoise;
+  absl::Duration decode;
+};
+
+struct Generated {
+  std::optional<Image> image;  // On the rank that returns images; nothing on the others.
+  PhaseTimes times;
+  int64_t peak_memory_bytes = 0;  // Of this rank's device since the request began. 0 on CPUs.
+};
+
+// How this device takes part, decided outside. The default-built value is one device for everything.
+// The ports outlive the engine.
+struct EnginePorts {
+  TensorShard transformer_shard;
+  BlockRange blocks{0, -1};
+  PartialSum* transformer_sum = nullptr;  // nullptr: local.
+  TensorShard text_shard;
+  PartialSum* text_sum = nullptr;
+  std::function<std::unique_ptr<Denoiser>(const Transformer&)> make_denoiser;  // Empty: serial.
+  // Decode of the whole image from whole latents [N, c, H, W] on every rank: pixels on the rank that returns images,
+  // undefined elsewhere. Empty: this device alone decodes and returns them.
+  std::function<Tensor(const VaeDecoder&, const Tensor& latents, const std::function<void()>& tile_done)> decode;
+};
+
+struct EngineOptions {
+  std::filesystem::path model_dir;
+  at::Device device = at::kCPU;
+  at::ScalarType dtype = at::kFloat;
+};
+
+// What a checkpoint is, as the front end must know it. Reads configs only.
+struct ModelDescription {
+  TransformerConfig transformer;
+  VaeConfig vae;
+  std::string default_scheduler;
+  double default_guidance_scale = 4.5;
+  int default_steps = 20;
+};
+absl::StatusOr<ModelDescription> DescribeModel(const std::filesystem::path& model_dir);
+
+// One rank. Not thread-safe: its rank thread makes, uses and destroys it.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  // Loads all components. Everything wrong with the directory is in one status.
+  static absl::StatusOr<std::unique_ptr<Engine>> Load(const EngineOptions& options, EnginePorts ports);
+
+  virtual const ModelDescription& description() const = 0;
+
+  // Collective. The one place where exceptions of LibTorch and of communicators become a status:
+  //   CANCELLED           the monitor said no, at the same step on every rank: harmless
+  //   INVALID_ARGUMENT    a request that this model can't make: harmless, found before anything is enqueued
+  //   RESOURCE_EXHAUSTED  out of device memory
+  //   INTERNAL            non-finite latents, and every other exception
+  // After one that is not harmless the group is unusable.
+  virtual absl::StatusOr<Generated> Generate(const ImageRequest& request, RequestMonitor& monitor) = 0;
+};
+
+}  // namespace patchflow

@@ -1,0 +1,52 @@
+// AutoencoderKL's decoder: latents to pixels, exact on slabs of rows, in bounded memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/ports.h"
+#include "engine/weights/weight_reader.h"
+
+namespace patchflow {
+
+struct VaeConfig {
+  int latent_channels = 4;
+  int scale_factor = 8;         // Pixels a latent row: 2^(up blocks - 1).
+  double scaling_factor = 0.18215;
+  double shift_factor = 0;
+  bool force_upcast = false;    // float16 overflows in this decoder: it runs in float32 then.
+};
+
+// How a decoder reaches the rows that it does not hold.
+struct RowPorts {
+  NeighbourRows& neighbours;
+  Moments& moments;
+  SelfAttention& attention;  // Of the middle block: one head, the tokens of the rows held here.
+};
+
+class VaeDecoder {
+ public:
+  virtual ~VaeDecoder() = default;
+  virtual const VaeConfig& config() const = 0;
+  virtual int64_t parameter_bytes() const = 0;
+  // latents_NchW: rows [first_row, first_row + h) of an image of `image_rows` latent rows, float32, still scaled (the
+  // decoder divides by scaling_factor). Returns [N, 3, h * scale_factor, W * scale_factor] in [-1, 1] (not clamped),
+  // compute dtype. Collective of the ranks behind `ports`; `tile_done` is called between tiles of work (may be empty)
+  // and may throw Cancelled.
+  virtual Tensor Decode(const Tensor& latents_NchW, int64_t first_row, int64_t image_rows, RowPorts ports,
+                        const std::function<void()>& tile_done) const = 0;
+};
+
+struct VaeOptions {
+  ReadOptions read;
+  // Upper bound on the temporary memory of one layer beyond its input and output. Layers over it run in row slabs.
+  int64_t workspace_bytes = int64_t{1} << 30;
+};
+absl::StatusOr<std::unique_ptr<VaeDecoder>> LoadVaeDecoder(const std::filesystem::path& vae_dir, const VaeOptions& options);
+
+}  // namespace patchflow
