@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -32,10 +33,13 @@ struct ImageRequest {
 
 enum class Phase { kText, kDenoise, kDecode };
 
-// The outside's hold on a running request. Called on the rank's thread.
+// The outside's hold on a running request. Called on the rank's thread. Continue() is also asked
+// between the tiles of the decoding, with num_steps + 1, num_steps + 2, ...
 class RequestMonitor : public StepMonitor {
  public:
   virtual void Enter(Phase phase) = 0;
+  // Steps that the device has finished, before each question.
+  virtual void StepsDone(int steps) = 0;
 };
 
 struct PhaseTimes {
@@ -47,11 +51,12 @@ struct PhaseTimes {
 struct Generated {
   std::optional<Image> image;  // On the rank that returns images; nothing on the others.
   PhaseTimes times;
+  std::vector<absl::Duration> step_times;  // Of every step, by the device's clock.
   int64_t peak_memory_bytes = 0;  // Of this rank's device since the request began. 0 on CPUs.
 };
 
-// How this device takes part, decided outside. The default-built value is one device for everything.
-// The ports outlive the engine.
+// How this device takes part, decided outside. The default-built value is one device for
+// everything. The ports outlive the engine.
 struct EnginePorts {
   TensorShard transformer_shard;
   BlockRange blocks{0, -1};
@@ -59,9 +64,13 @@ struct EnginePorts {
   TensorShard text_shard;
   PartialSum* text_sum = nullptr;
   std::function<std::unique_ptr<Denoiser>(const Transformer&)> make_denoiser;  // Empty: serial.
-  // Decode of the whole image from whole latents [N, c, H, W] on every rank: pixels on the rank that returns images,
-  // undefined elsewhere. Empty: this device alone decodes and returns them.
-  std::function<Tensor(const VaeDecoder&, const Tensor& latents, const std::function<void()>& tile_done)> decode;
+  // Decode of the whole image from whole latents [N, c, H, W] on every rank: pixels on the rank
+  // that returns images, undefined elsewhere. Calls tile_done, which may throw Cancelled, the same
+  // number of times on every rank, at places where no rank waits for another. Empty: this device
+  // alone decodes and returns them.
+  std::function<Tensor(const VaeDecoder&, const Tensor& latents,
+                       const std::function<void()>& tile_done)>
+      decode;
 };
 
 struct EngineOptions {
@@ -70,32 +79,52 @@ struct EngineOptions {
   at::ScalarType dtype = at::kFloat;
 };
 
-// What a checkpoint is, as the front end must know it. Reads configs only.
+// What a checkpoint is, as the front end must know it.
 struct ModelDescription {
+  std::string architecture;  // Class of the transformer, as its config says.
   TransformerConfig transformer;
   VaeConfig vae;
   std::string default_scheduler;
   double default_guidance_scale = 4.5;
   int default_steps = 20;
 };
+// Reads model_index.json, the components' configs and, where there is one, <model>/patchflow.json
+// with
+// {"default_guidance_scale": 3.0, "default_steps": 20}. No weights. Everything wrong is in one
+// INVALID_ARGUMENT, or NOT_FOUND if there is no such folder.
 absl::StatusOr<ModelDescription> DescribeModel(const std::filesystem::path& model_dir);
+
+// A component as it was loaded.
+struct LoadedComponent {
+  std::string name;
+  absl::Duration time;
+  int64_t parameter_bytes = 0;  // Held by this rank.
+};
+
+// The ErrorInfo reason of a status of Engine: "INVALID_REQUEST", "CANCELLED", "GPU_OUT_OF_MEMORY",
+// "NON_FINITE_OUTPUT", "INTERNAL"; empty for a status that carries none.
+std::string ReasonOf(const absl::Status& status);
+absl::Status WithReason(absl::Status status, std::string_view reason);
 
 // One rank. Not thread-safe: its rank thread makes, uses and destroys it.
 class Engine {
  public:
   virtual ~Engine() = default;
   // Loads all components. Everything wrong with the directory is in one status.
-  static absl::StatusOr<std::unique_ptr<Engine>> Load(const EngineOptions& options, EnginePorts ports);
+  static absl::StatusOr<std::unique_ptr<Engine>> Load(const EngineOptions& options,
+                                                      EnginePorts ports);
 
   virtual const ModelDescription& description() const = 0;
+  virtual const std::vector<LoadedComponent>& components() const = 0;  // In the order of loading.
 
   // Collective. The one place where exceptions of LibTorch and of communicators become a status:
   //   CANCELLED           the monitor said no, at the same step on every rank: harmless
-  //   INVALID_ARGUMENT    a request that this model can't make: harmless, found before anything is enqueued
-  //   RESOURCE_EXHAUSTED  out of device memory
-  //   INTERNAL            non-finite latents, and every other exception
-  // After one that is not harmless the group is unusable.
-  virtual absl::StatusOr<Generated> Generate(const ImageRequest& request, RequestMonitor& monitor) = 0;
+  //   INVALID_ARGUMENT    a request that this model can't make: harmless, found before anything is
+  //   enqueued RESOURCE_EXHAUSTED  out of device memory INTERNAL            non-finite latents, and
+  //   every other exception
+  // Each carries a reason. After one that is not harmless the group is unusable.
+  virtual absl::StatusOr<Generated> Generate(const ImageRequest& request,
+                                             RequestMonitor& monitor) = 0;
 };
 
 }  // namespace patchflow

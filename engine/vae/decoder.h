@@ -22,6 +22,10 @@ struct VaeConfig {
   bool force_upcast = false;    // float16 overflows in this decoder: it runs in float32 then.
 };
 
+// <vae_dir>/config.json. INVALID_ARGUMENT for what this decoder does not do, by file and field; NOT_FOUND. Reads no
+// weights.
+absl::StatusOr<VaeConfig> ReadVaeConfig(const std::filesystem::path& vae_dir);
+
 // How a decoder reaches the rows that it does not hold.
 struct RowPorts {
   NeighbourRows& neighbours;

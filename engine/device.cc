@@ -1,0 +1,122 @@
+#include "engine/device.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <c10/core/InferenceMode.h>
+#ifdef PATCHFLOW_CUDA
+#include <ATen/Context.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+#include <torch/headeronly/version.h>
+
+#include "absl/strings/str_cat.h"
+
+namespace patchflow {
+namespace {
+
+#ifdef PATCHFLOW_CUDA
+cudaDeviceProp PropertiesOf(at::Device device) {
+  cudaDeviceProp properties;
+  C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device.has_index() ? device.index() : 0));
+  return properties;
+}
+
+// Before any GPU has been used the allocator knows no devices, and asking it about one throws.
+bool AllocatorKnows(at::Device device) {
+  return device.is_cuda() && c10::cuda::CUDACachingAllocator::get()->initialized();
+}
+#endif
+
+}  // namespace
+
+int CudaDeviceCount() {
+#ifdef PATCHFLOW_CUDA
+  return c10::cuda::device_count();
+#else
+  return 0;
+#endif
+}
+
+std::string DeviceName(at::Device device) {
+#ifdef PATCHFLOW_CUDA
+  if (device.is_cuda()) return PropertiesOf(device).name;
+#endif
+  return device.type() == at::kCPU ? "cpu" : device.str();
+}
+
+std::string ArithmeticName(at::Device device) {
+  std::string name = absl::StrCat(DeviceName(device), ", LibTorch ", TORCH_VERSION);
+  if (device.is_cpu()) {
+    absl::StrAppend(&name, ", ", at::get_cpu_capability(), ", ", at::get_num_threads(), " threads");
+  }
+  return name;
+}
+
+DeviceMemory MemoryOf([[maybe_unused]] at::Device device) {
+  DeviceMemory memory;
+#ifdef PATCHFLOW_CUDA
+  if (!device.is_cuda()) return memory;
+  memory.total_bytes = static_cast<int64_t>(PropertiesOf(device).totalGlobalMem);
+  if (!AllocatorKnows(device)) return memory;
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
+  constexpr auto kAll = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+  memory.used_bytes = stats.allocated_bytes[kAll].current;
+  memory.peak_bytes = stats.allocated_bytes[kAll].peak;
+#endif
+  return memory;
+}
+
+void ResetPeakMemory([[maybe_unused]] at::Device device) {
+#ifdef PATCHFLOW_CUDA
+  if (AllocatorKnows(device)) c10::cuda::CUDACachingAllocator::resetPeakStats(device.index());
+#endif
+}
+
+void WaitForDevice([[maybe_unused]] at::Device device) {
+#ifdef PATCHFLOW_CUDA
+  if (device.is_cuda()) c10::cuda::getCurrentCUDAStream(device.index()).synchronize();
+#endif
+}
+
+void SetThreadsPerOperation(int threads) { at::set_num_threads(threads); }
+
+#ifdef PATCHFLOW_CUDA
+struct DeviceThread::Stream {
+  c10::cuda::CUDAStream stream;
+};
+#else
+struct DeviceThread::Stream {};
+#endif
+
+struct DeviceThread::Guards {
+  c10::InferenceMode inference;
+#ifdef PATCHFLOW_CUDA
+  c10::cuda::OptionalCUDAStreamGuard stream;
+#endif
+};
+
+std::shared_ptr<const DeviceThread::Stream> DeviceThread::MakeStream(
+    [[maybe_unused]] at::Device device) {
+#ifdef PATCHFLOW_CUDA
+  if (device.is_cuda()) {
+    at::globalContext().setFloat32MatmulPrecision("high");
+    return std::make_shared<const Stream>(
+        Stream{c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())});
+  }
+#endif
+  return nullptr;
+}
+
+DeviceThread::DeviceThread([[maybe_unused]] const std::shared_ptr<const Stream>& stream)
+    : guards_(std::make_unique<Guards>()) {
+#ifdef PATCHFLOW_CUDA
+  if (stream != nullptr) guards_->stream.reset_stream(stream->stream.unwrap());
+#endif
+}
+
+DeviceThread::~DeviceThread() = default;
+
+}  // namespace patchflow
