@@ -1,0 +1,263 @@
+#include "server/config.h"
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <system_error>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "server/config_reader.h"
+
+namespace patchflow {
+namespace {
+
+constexpr int64_t kMaxFileBytes = 1 << 20;
+constexpr absl::Duration kDay = absl::Hours(24);
+
+bool NameIsPlain(const std::string& name) {
+  return !name.empty() && name.size() <= 64 &&
+         name.find_first_not_of(
+             "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") ==
+             std::string::npos;
+}
+
+// host:port, [v6]:port or unix:PATH.
+bool AddressIsWellFormed(const std::string& address) {
+  if (address.rfind("unix:", 0) == 0) {
+    return address.size() > 5;
+  }
+  const size_t colon = address.rfind(':');
+  int port = -1;
+  return colon != std::string::npos && colon > 0 &&
+         absl::SimpleAtoi(address.substr(colon + 1), &port) && port >= 0 && port <= 65535;
+}
+
+void CheckAddress(MapReader& reader, const std::string& key, const std::string& address) {
+  if (!address.empty() && !AddressIsWellFormed(address)) {
+    reader.Fault(key, absl::StrCat("'", address, "' is not host:port with a port of 0 to 65535"));
+  }
+}
+
+// The worker checks how degrees, ranks and model fit together; here only types and ranges.
+std::string ReadLayout(MapReader layout) {
+  std::vector<std::string> parts;
+  const auto degree = [&](const char* key, int64_t min, int64_t max) {
+    const int64_t value = layout.Integer(key, min, min, max);
+    if (layout.Has(key)) {
+      parts.push_back(absl::StrCat(key, "=", value));
+    }
+  };
+  degree("pipefusion", 1, 64);
+  degree("patches", 1, 1024);
+  degree("warmup_steps", 0, 1000);
+  degree("distrifusion", 1, 64);
+  degree("ulysses", 1, 64);
+  degree("ring", 1, 64);
+  degree("tensor", 1, 64);
+  degree("guidance", 1, 2);
+  degree("blocks", 1, 1024);
+  const bool cuda_graphs = layout.Boolean("cuda_graphs", true);
+  if (layout.Has("cuda_graphs")) {
+    parts.push_back(absl::StrCat("cuda_graphs=", cuda_graphs ? 1 : 0));
+  }
+  layout.Finish();
+  return absl::StrJoin(parts, ",");
+}
+
+std::string AbsolutePath(const std::string& path, const std::string& directory) {
+  std::filesystem::path absolute = (std::filesystem::path(directory) / path).lexically_normal();
+  if (!absolute.has_filename()) {
+    absolute = absolute.parent_path();
+  }
+  return absolute.string();
+}
+
+void ReadWorkers(MapReader& reader, GroupConfig& group) {
+  const std::vector<std::string> workers = reader.Strings("workers");
+  if (workers.size() > 1) {
+    reader.Fault("workers", absl::StrCat(workers.size(),
+                                         " addresses: a group has one worker process, which "
+                                         "hosts all of its ranks"));
+  } else if (workers.size() == 1) {
+    group.worker = workers[0];
+    CheckAddress(reader, "workers", group.worker);
+    for (const char* key : {"model", "device", "dtype", "ranks", "layout", "threads"}) {
+      if (reader.Has(key)) {
+        reader.Fault(key, "belongs to the worker's own command line when 'workers' is given");
+      }
+    }
+  }
+}
+
+GroupConfig ReadGroup(MapReader reader, const std::string& directory) {
+  GroupConfig group;
+  ReadWorkers(reader, group);
+  const std::string model =
+      group.worker.empty() ? reader.RequiredString("model") : reader.String("model", "");
+  if (!model.empty()) {
+    group.model = AbsolutePath(model, directory);
+    if (group.worker.empty() && !std::filesystem::is_directory(group.model)) {
+      reader.Fault("model", absl::StrCat("no directory '", group.model, "'"));
+    }
+  }
+  group.model_name =
+      group.worker.empty()
+          ? reader.String("model_name", std::filesystem::path(group.model).filename().string())
+          : reader.RequiredString("model_name");
+  if (!model.empty() && !NameIsPlain(group.model_name)) {
+    reader.Fault("model_name", absl::StrCat("'", group.model_name,
+                                            "' is not 1 to 64 of letters, digits, '.', '_', '-'"));
+  }
+  group.name = reader.String("name", "");
+  if (reader.Has("name") && !NameIsPlain(group.name)) {
+    reader.Fault("name", absl::StrCat("'", group.name,
+                                      "' is not 1 to 64 of letters, digits, '.', '_', '-'"));
+  }
+  group.device = reader.OneOf("device", "auto", {"auto", "cuda", "cpu"});
+  group.dtype = reader.OneOf("dtype", "auto", {"auto", "float32", "bfloat16", "float16"});
+  group.ranks = static_cast<int>(reader.Integer("ranks", 1, 1, 64));
+  group.threads = static_cast<int>(reader.Integer("threads", 0, 0, 1024));
+  group.default_guidance = reader.Number("default_guidance", 0, 1, 100);
+  group.layout = ReadLayout(reader.Map("layout"));
+  reader.Finish();
+  return group;
+}
+
+void NameGroups(std::vector<MapReader>& readers, std::vector<GroupConfig>& groups) {
+  std::set<std::string> taken;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    if (!groups[i].name.empty() && !taken.insert(groups[i].name).second) {
+      readers[i].Fault("name", absl::StrCat("two groups are called '", groups[i].name, "'"));
+    }
+  }
+  for (GroupConfig& group : groups) {
+    for (int i = 1; group.name.empty(); ++i) {
+      const std::string name = i == 1 ? group.model_name : absl::StrCat(group.model_name, "-", i);
+      if (taken.insert(name).second) {
+        group.name = name;
+      }
+    }
+  }
+}
+
+Limits ReadLimits(MapReader reader) {
+  Limits limits;
+  limits.max_pixels = reader.Integer("max_pixels", limits.max_pixels, 256, int64_t{1} << 32);
+  limits.max_count = static_cast<int>(reader.Integer("max_count", limits.max_count, 1, 1024));
+  limits.max_steps = static_cast<int>(reader.Integer("max_steps", limits.max_steps, 1, 1000));
+  limits.max_prompt_bytes =
+      static_cast<int>(reader.Integer("max_prompt_bytes", limits.max_prompt_bytes, 1, 1 << 20));
+  limits.max_queue = static_cast<int>(reader.Integer("max_queue", limits.max_queue, 1, 100000));
+  limits.max_unary_bytes =
+      reader.Integer("max_unary_bytes", limits.max_unary_bytes, 1024, int64_t{1} << 30);
+  limits.max_message_bytes =
+      reader.Integer("max_message_bytes", limits.max_message_bytes, 64 << 10, int64_t{1} << 30);
+  limits.result_bytes = reader.Integer("result_bytes", limits.result_bytes, 0, int64_t{1} << 40);
+  limits.result_age = reader.Duration("result_age", limits.result_age, absl::ZeroDuration(), kDay);
+  limits.slow_client_timeout = reader.Duration("slow_client_timeout", limits.slow_client_timeout,
+                                               absl::Milliseconds(100), kDay);
+  limits.recovery_timeout =
+      reader.Duration("recovery_timeout", limits.recovery_timeout, absl::ZeroDuration(), kDay);
+  reader.Finish();
+  return limits;
+}
+
+DrainConfig ReadDrain(MapReader reader) {
+  DrainConfig drain;
+  drain.timeout = reader.Duration("timeout", drain.timeout, absl::ZeroDuration(), kDay);
+  drain.delay = reader.Duration("delay", drain.delay, absl::ZeroDuration(), absl::Hours(1));
+  reader.Finish();
+  return drain;
+}
+
+Supervision ReadSupervision(MapReader reader) {
+  Supervision s;
+  const absl::Duration least = absl::Milliseconds(10);
+  s.heartbeat_interval =
+      reader.Duration("heartbeat_interval", s.heartbeat_interval, least, absl::Minutes(1));
+  s.heartbeat_timeout =
+      reader.Duration("heartbeat_timeout", s.heartbeat_timeout, least, absl::Hours(1));
+  s.load_timeout = reader.Duration("load_timeout", s.load_timeout, least, kDay);
+  s.stall_timeout = reader.Duration("stall_timeout", s.stall_timeout, least, kDay);
+  s.back_off = reader.Duration("back_off", s.back_off, absl::Milliseconds(1), absl::Hours(1));
+  s.max_failures = static_cast<int>(reader.Integer("max_failures", s.max_failures, 1, 1000));
+  if (s.heartbeat_timeout < 2 * s.heartbeat_interval) {
+    reader.Fault("heartbeat_timeout", absl::StrCat(absl::FormatDuration(s.heartbeat_timeout),
+                                                   " is less than two heartbeat intervals of ",
+                                                   absl::FormatDuration(s.heartbeat_interval)));
+  }
+  reader.Finish();
+  return s;
+}
+
+ServerConfig ReadServer(MapReader top, const std::string& directory) {
+  ServerConfig config;
+  MapReader server = top.Map("server");
+  config.listen = server.String("listen", config.listen);
+  config.metrics = server.String("metrics", "");
+  CheckAddress(server, "listen", config.listen);
+  CheckAddress(server, "metrics", config.metrics);
+  server.Finish();
+  if (!top.Has("groups")) {
+    top.Fault("groups", "is required: at least one group");
+  }
+  std::vector<MapReader> readers = top.Maps("groups");
+  if (top.Has("groups") && readers.empty()) {
+    top.Fault("groups", "at least one group is needed");
+  }
+  for (const MapReader& reader : readers) {
+    config.groups.push_back(ReadGroup(reader, directory));
+  }
+  NameGroups(readers, config.groups);
+  config.limits = ReadLimits(top.Map("limits"));
+  config.drain = ReadDrain(top.Map("drain"));
+  config.supervision = ReadSupervision(top.Map("supervision"));
+  MapReader log = top.Map("log");
+  config.log.level = log.OneOf("level", "info", {"debug", "info", "warning", "error"});
+  config.log.prompts = log.Boolean("prompts", false);
+  log.Finish();
+  config.worker_binary = top.String("worker_binary", "");
+  if (!config.worker_binary.empty()) {
+    config.worker_binary = AbsolutePath(config.worker_binary, directory);
+  }
+  top.Finish();
+  return config;
+}
+
+}  // namespace
+
+absl::StatusOr<ServerConfig> ParseConfig(const std::string& text, const std::string& file,
+                                         const std::string& directory) {
+  ConfigErrors errors(file);
+  ServerConfig config;
+  try {
+    config = ReadServer(MapReader(YAML::Load(text), "", errors), directory);
+  } catch (const YAML::Exception& e) {
+    errors.Add(e.mark, "", e.msg);
+  }
+  if (!errors.empty()) {
+    return absl::InvalidArgumentError(errors.Text());
+  }
+  return config;
+}
+
+absl::StatusOr<ServerConfig> LoadConfig(const std::string& file) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(file, error);
+  std::ifstream in(file, std::ios::binary);
+  if (error || !in) {
+    return absl::NotFoundError(absl::StrCat("no configuration file '", file, "'"));
+  }
+  if (size > kMaxFileBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": ", size, " bytes; at most ", kMaxFileBytes, " are read"));
+  }
+  std::ostringstream text;
+  text << in.rdbuf();
+  return ParseConfig(text.str(), file,
+                     std::filesystem::absolute(file, error).parent_path().string());
+}
+
+}  // namespace patchflow

@@ -1,0 +1,105 @@
+// The configuration of patchflow-server: a YAML file, read and checked as a whole before anything
+// starts.
+//
+//   server:
+//     listen: 127.0.0.1:50051      # gRPC; port 0 takes a free one; "unix:PATH" is possible
+//     metrics: 127.0.0.1:9090      # HTTP: /metrics, /healthz, /readyz; left out: none
+//   groups:                        # each is a fixed set of ranks that makes one image at a time
+//     - name: main                 # default: the model's name, with "-2", "-3", ... if taken
+//       model: models/shapes-256   # a diffusers directory; relative to this file
+//       model_name: shapes-256     # default: the folder's name
+//       device: auto               # auto, cuda, cpu
+//       dtype: auto                # auto, float32, bfloat16, float16
+//       ranks: 1
+//       layout: {}                 # pipefusion, patches, warmup_steps, distrifusion, ulysses,
+//       ring, tensor, guidance,
+//                                  # blocks, cuda_graphs
+//       threads: 0                 # CPU threads of the worker; 0: as it thinks best
+//       default_guidance: 4.5      # default: the worker's
+//       workers: []                # address of a worker that is already running; it is then not
+//       started here
+//   limits: {}                     # see Limits
+//   drain: {timeout: 60s, delay: 0s}
+//   supervision: {}                # see Supervision
+//   log: {level: info, prompts: false}
+//   worker_binary: patchflow-worker   # default: beside patchflow-server
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace patchflow {
+
+struct GroupConfig {
+  std::string name;
+  std::string model;  // Absolute.
+  std::string model_name;
+  std::string device = "auto";
+  std::string dtype = "auto";
+  int ranks = 1;
+  std::string
+      layout;  // As patchflow-worker takes it: "pipefusion=2,patches=4"; empty for the defaults.
+  int threads = 0;
+  double default_guidance = 0;  // 0: the worker's.
+  std::string worker;           // Address of a remote worker; empty: started here.
+};
+
+// What one request may ask for, besides what the model allows, and what the server holds.
+struct Limits {
+  int64_t max_pixels = 0;  // Width times height; 0: the model's limit.
+  int max_count = 8;
+  int max_steps = 200;
+  int max_prompt_bytes = 8192;
+  int max_queue = 256;  // Requests that wait for a group, per model.
+  int64_t max_unary_bytes = (4 << 20) - (64 << 10);
+  int64_t max_message_bytes = 4 << 20;
+  int64_t result_bytes = 256 << 20;  // Finished generations kept for replay and FetchGeneration.
+  absl::Duration result_age = absl::Seconds(300);
+  absl::Duration slow_client_timeout = absl::Seconds(30);
+  absl::Duration recovery_timeout =
+      absl::Seconds(120);  // Accepted requests wait so long for a lost group.
+};
+
+struct DrainConfig {
+  absl::Duration timeout = absl::Seconds(60);
+  absl::Duration delay;  // Between readiness off and the first refusal.
+};
+
+struct Supervision {
+  absl::Duration heartbeat_interval = absl::Milliseconds(500);
+  absl::Duration heartbeat_timeout = absl::Seconds(2);
+  absl::Duration load_timeout = absl::Seconds(1200);  // From a worker's start until it is ready.
+  absl::Duration stall_timeout = absl::Seconds(600);  // A running job that says nothing.
+  absl::Duration back_off = absl::Seconds(1);         // Before the second restart; doubles.
+  int max_failures = 5;                               // In a row, no job completed in between.
+};
+
+struct LogConfig {
+  std::string level = "info";
+  bool prompts = false;
+};
+
+struct ServerConfig {
+  std::string listen = "127.0.0.1:50051";
+  std::string metrics;  // Empty: no metrics listener.
+  std::vector<GroupConfig> groups;
+  Limits limits;
+  DrainConfig drain;
+  Supervision supervision;
+  LogConfig log;
+  std::string worker_binary;  // Empty: beside the server's own.
+};
+
+// NOT_FOUND if there is no such file; INVALID_ARGUMENT listing every fault, one a line, as
+// "FILE:LINE: KEY: TEXT".
+absl::StatusOr<ServerConfig> LoadConfig(const std::string& file);
+
+// The same for a text; `file` names it in faults, and relative paths start at `directory`.
+absl::StatusOr<ServerConfig> ParseConfig(const std::string& text, const std::string& file,
+                                         const std::string& directory);
+
+}  // namespace patchflow

@@ -1,0 +1,192 @@
+#include "server/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace patchflow {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+std::string Directory() {
+  static const std::string directory = [] {
+    auto path = std::filesystem::temp_directory_path() / "patchflow-config-test";
+    std::filesystem::create_directories(path / "models/shapes");
+    std::filesystem::create_directories(path / "bad name");
+    return path.string();
+  }();
+  return directory;
+}
+
+absl::StatusOr<ServerConfig> Parse(const std::string& text) {
+  return ParseConfig(text, "server.yaml", Directory());
+}
+
+std::string Faults(const std::string& text) {
+  auto config = Parse(text);
+  return config.ok() ? "" : std::string(config.status().message());
+}
+
+const char kGroup[] = "groups: [{model: models/shapes}]\n";
+
+TEST(ConfigTest, TakesDefaults) {
+  auto config = Parse(kGroup);
+  ASSERT_TRUE(config.ok()) << config.status();
+  ASSERT_EQ(config->groups.size(), 1U);
+  const GroupConfig& group = config->groups[0];
+  EXPECT_EQ(group.model, Directory() + "/models/shapes");
+  EXPECT_EQ(group.model_name, "shapes");
+  EXPECT_EQ(group.name, "shapes");
+  EXPECT_EQ(group.device, "auto");
+  EXPECT_EQ(group.ranks, 1);
+  EXPECT_EQ(group.layout, "");
+  EXPECT_EQ(config->limits.max_unary_bytes, 4 * 1024 * 1024 - 64 * 1024);
+  EXPECT_EQ(config->drain.timeout, absl::Seconds(60));
+}
+
+TEST(ConfigTest, ReadsEveryKey) {
+  auto config = Parse(R"(
+server: {listen: "[::1]:0", metrics: localhost:9090}
+groups:
+  - name: a
+    model: models/shapes
+    model_name: stars
+    device: cpu
+    dtype: float32
+    ranks: 4
+    threads: 2
+    default_guidance: 4.5
+    layout: {pipefusion: 2, patches: 4, guidance: 2, cuda_graphs: false}
+  - {model_name: stars, workers: ["10.0.0.1:7000"]}
+limits: {max_pixels: 65536, max_count: 4, max_steps: 50, max_queue: 3, max_unary_bytes: 2048}
+drain: {timeout: 1m30s, delay: 0.5}
+supervision: {heartbeat_interval: 100ms, heartbeat_timeout: 1s}
+log: {level: debug, prompts: true}
+worker_binary: bin/worker
+)");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->listen, "[::1]:0");
+  EXPECT_EQ(config->groups[0].layout, "pipefusion=2,patches=4,guidance=2,cuda_graphs=0");
+  EXPECT_EQ(config->groups[0].default_guidance, 4.5);
+  EXPECT_EQ(config->groups[1].worker, "10.0.0.1:7000");
+  EXPECT_EQ(config->groups[1].name, "stars");
+  EXPECT_EQ(config->limits.max_queue, 3);
+  EXPECT_EQ(config->drain.timeout, absl::Seconds(90));
+  EXPECT_EQ(config->drain.delay, absl::Milliseconds(500));
+  EXPECT_EQ(config->worker_binary, Directory() + "/bin/worker");
+  EXPECT_TRUE(config->log.prompts);
+}
+
+TEST(ConfigTest, ReportsEveryFaultWithFileLineAndKey) {
+  const std::string faults = Faults(R"(server: {lisen: "127.0.0.1:1", metrics: nowhere}
+groups:
+  - model: models/none
+    ranks: 0
+    layout: {pipefuson: 2, patches: two}
+  - model: models/shapes
+    device: tpu
+    threads: "2"
+limits:
+  max_count: 1.5
+  max_queue: [1]
+drain: {timeout: soon}
+log: {prompts: yes}
+)");
+  EXPECT_THAT(faults,
+              HasSubstr("server.yaml:1: server.lisen: unknown key; did you mean 'listen'?"));
+  EXPECT_THAT(faults, HasSubstr("server.yaml:1: server.metrics: 'nowhere' is not host:port"));
+  EXPECT_THAT(faults, HasSubstr("server.yaml:3: groups[0].model: no directory '"));
+  EXPECT_THAT(faults, HasSubstr("server.yaml:4: groups[0].ranks: 0 is out of range: 1 to 64"));
+  EXPECT_THAT(faults, HasSubstr("server.yaml:5: groups[0].layout.pipefuson: unknown key; did you "
+                                "mean 'pipefusion'?"));
+  EXPECT_THAT(faults, HasSubstr("server.yaml:5: groups[0].layout.patches: a whole number is "
+                                "needed, not 'two'"));
+  EXPECT_THAT(faults, HasSubstr("server.yaml:7: groups[1].device: 'tpu' is none of auto, cuda, "
+                                "cpu"));
+  EXPECT_THAT(faults, HasSubstr("server.yaml:8: groups[1].threads: a whole number is needed"));
+  EXPECT_THAT(faults, HasSubstr("server.yaml:10: limits.max_count: a whole number is needed"));
+  EXPECT_THAT(faults, HasSubstr("server.yaml:11: limits.max_queue: a whole number is needed, not "
+                                "a sequence"));
+  EXPECT_THAT(faults, HasSubstr("server.yaml:12: drain.timeout: a duration such as 30s is needed"));
+  EXPECT_THAT(faults, HasSubstr("server.yaml:13: log.prompts: true or false is needed, not 'yes'"));
+}
+
+TEST(ConfigTest, RefusesKeysThatAppearTwice) {
+  EXPECT_THAT(Faults("groups: [{model: models/shapes}]\ndrain: {}\ndrain: {}\n"),
+              HasSubstr("server.yaml:3: drain: appears twice"));
+}
+
+TEST(ConfigTest, ListsTheKnownKeysWhenNoneIsNear) {
+  EXPECT_THAT(Faults(std::string(kGroup) + "drain: {zebra: 1}"),
+              HasSubstr("drain.zebra: unknown key; known: delay, timeout"));
+}
+
+TEST(ConfigTest, RefusesGroupsThatAreNotThere) {
+  EXPECT_THAT(Faults("server: {}"), HasSubstr("groups: is required"));
+  EXPECT_THAT(Faults("groups: []"), HasSubstr("at least one group is needed"));
+  EXPECT_THAT(Faults("groups: {}"), HasSubstr("a sequence of mappings is needed, not a mapping"));
+  EXPECT_THAT(Faults("groups: [7]"), HasSubstr("groups[0]: a mapping is needed, not a scalar"));
+  EXPECT_THAT(Faults(""), HasSubstr("groups: is required"));
+  EXPECT_THAT(Faults("- 1"), HasSubstr("a mapping is needed, not a sequence"));
+}
+
+TEST(ConfigTest, RefusesBrokenYamlWithItsLine) {
+  EXPECT_THAT(Faults("groups:\n  - {model: x\n  - ]"), HasSubstr("server.yaml:3:"));
+}
+
+TEST(ConfigTest, NamesGroupsOfOneModelApart) {
+  auto config = Parse(
+      "groups: [{model: models/shapes}, {model: models/shapes}, {model: "
+      "models/shapes, name: shapes}]");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->groups[0].name, "shapes-2");
+  EXPECT_EQ(config->groups[1].name, "shapes-3");
+  EXPECT_EQ(config->groups[2].name, "shapes");
+}
+
+TEST(ConfigTest, RefusesTwoGroupsOfOneName) {
+  EXPECT_THAT(Faults("groups: [{model: models/shapes, name: a}, {model: models/shapes, name: a}]"),
+              HasSubstr("groups[1].name: two groups are called 'a'"));
+}
+
+TEST(ConfigTest, RefusesAModelNameThatIsNoName) {
+  EXPECT_THAT(Faults("groups: [{model: 'bad name'}]"),
+              HasSubstr("groups[0].model_name: 'bad name'"));
+}
+
+TEST(ConfigTest, RefusesWorkerOptionsOfARemoteWorker) {
+  const std::string faults = Faults(
+      "groups: [{model_name: a, workers: ['h:1'], ranks: 2}, {model_name: b, workers: "
+      "['h:1', 'h:2']}, {workers: ['h']}]");
+  EXPECT_THAT(faults, HasSubstr("groups[0].ranks: belongs to the worker's own command line"));
+  EXPECT_THAT(faults, HasSubstr("groups[1].workers: 2 addresses"));
+  EXPECT_THAT(faults, HasSubstr("groups[2].workers: 'h' is not host:port"));
+  EXPECT_THAT(faults, HasSubstr("groups[2].model_name: is required"));
+}
+
+TEST(ConfigTest, RefusesAHeartbeatTimeoutBelowTwoBeats) {
+  EXPECT_THAT(Faults(std::string(kGroup) + "supervision: {heartbeat_interval: 2s}"),
+              HasSubstr("less than two heartbeat intervals"));
+}
+
+TEST(ConfigTest, SaysWhichFileIsAbsent) {
+  auto config = LoadConfig("/nowhere/server.yaml");
+  EXPECT_EQ(config.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(config.status().message()), HasSubstr("/nowhere/server.yaml"));
+}
+
+TEST(ConfigTest, ResolvesPathsFromTheFile) {
+  const std::string file = Directory() + "/server.yaml";
+  std::ofstream(file) << kGroup;
+  auto config = LoadConfig(file);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->groups[0].model, Directory() + "/models/shapes");
+  EXPECT_THAT(Faults(kGroup), Not(HasSubstr("no directory")));
+}
+
+}  // namespace
+}  // namespace patchflow
