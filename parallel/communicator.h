@@ -4,19 +4,18 @@
 #include <ATen/core/Tensor.h>
 
 #include <exception>
-#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
-
-#include "absl/time/time.h"
 
 namespace patchflow {
 
 using at::Tensor;
 
-// An enqueued transfer. Wait() orders the caller's current stream after it; it never blocks the host on a GPU. Keeps its
-// tensors alive. Destroying one that was not waited for is a bug, which a test mode of the communicator reports.
+// An enqueued operation. Wait() orders the caller's current stream after it; it never blocks the
+// host on a GPU. Keeps its tensors alive. Destroying one that was not waited for is a bug, which a
+// test mode of the communicator reports. Does not outlive its communicator.
 class [[nodiscard]] Pending {
  public:
   class Work {
@@ -37,22 +36,29 @@ class [[nodiscard]] Pending {
   std::unique_ptr<Work> work_;
 };
 
-// Not thread-safe: one host thread a rank issues every call, all ranks in the same order. Operations of one communicator
-// run in order, on a stream of its own, after what the caller's current stream holds when they are issued. Tensors are
-// dense, and must not be written before the operation was waited for; inputs are read when the operation runs.
-// A peer that failed or did not come within the timeout makes Wait() or the next call throw CommunicatorError.
+// Not thread-safe: one host thread a rank issues every call, all ranks in the same order.
+// Operations of one communicator run in order, on a stream of its own, after what the caller's
+// current stream holds when they are issued. Tensors are contiguous, and must not be written before
+// the operation was waited for; inputs are read when the operation runs. A peer that failed or did
+// not come within the timeout makes Wait() or the next call throw CommunicatorError.
 class Communicator {
  public:
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  virtual Pending AllReduceSum(const Tensor& t) = 0;                        // In place. float32, bfloat16, float16.
-  virtual Pending AllGather(const Tensor& in, const Tensor& out) = 0;       // out is [size, *in.sizes()].
-  virtual Pending AllToAll(const Tensor& in, const Tensor& out) = 0;        // Dim 0 of both is the peer.
+  // In place. float32, bfloat16, float16.
+  virtual Pending AllReduceSum(const Tensor& t) = 0;
+  // out is [size, *in.sizes()].
+  virtual Pending AllGather(const Tensor& in, const Tensor& out) = 0;
+  // Dim 0 of both is the peer.
+  virtual Pending AllToAll(const Tensor& in, const Tensor& out) = 0;
+  // Run when both sides have come to it, so that two ranks that send to each other first wait for
+  // ever: exchanges are Grouped(), or use a communicator for each direction.
   virtual Pending Send(const Tensor& t, int peer) = 0;
   virtual Pending Recv(const Tensor& t, int peer) = 0;
-  // Sends and receives that progress together, whatever their order: needed when two ranks exchange.
+  // Sends and receives that progress together, whatever their order. Those between one pair of
+  // ranks match in the order listed. The peer of a transfer is another rank.
   struct Transfer {
     enum class Kind { kSend, kRecv } kind;
     Tensor tensor;

@@ -1,0 +1,64 @@
+// Counts what a rank sends.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "parallel/world.h"
+
+namespace patchflow {
+
+enum class Operation { kAllReduceSum, kAllGather, kAllToAll, kSend, kCount };
+
+// Bytes that leave this rank, as the usual algorithms send them, n being the ranks:
+//   all-reduce  2 (n - 1) / n of the tensor   (ring)
+//   all-gather  (n - 1) times the input
+//   all-to-all  (n - 1) / n of the input
+//   send        the tensor, alone or grouped; receives are not counted
+// Thread-safe.
+class Traffic {
+ public:
+  struct Count {
+    int64_t calls = 0;
+    int64_t bytes = 0;
+  };
+  void Add(Operation operation, int64_t bytes);
+  Count Of(Operation operation) const;
+  Count Total() const;
+
+ private:
+  struct Cell {
+    std::atomic<int64_t> calls{0};
+    std::atomic<int64_t> bytes{0};
+  };
+  std::array<Cell, static_cast<size_t>(Operation::kCount)> cells_;
+};
+
+// Splits counting communicators off `inner`, which outlives it as it outlives its communicators.
+class CountingWorld final : public World {
+ public:
+  explicit CountingWorld(World& inner) : inner_(inner) {}
+  int rank() const override { return inner_.rank(); }
+  int size() const override { return inner_.size(); }
+  std::unique_ptr<Communicator> Split(int color, std::string_view name) override;
+  void Abort(const std::string& reason) override { inner_.Abort(reason); }
+
+  // Of every communicator with this name so far. Thread-safe, as Total() is.
+  Traffic::Count Of(std::string_view name) const;
+  Traffic::Count Of(std::string_view name, Operation operation) const;
+  Traffic::Count Total() const;
+
+ private:
+  World& inner_;
+  mutable std::mutex mutex_;
+  std::vector<std::pair<std::string, std::unique_ptr<Traffic>>> traffic_;
+};
+
+}  // namespace patchflow
