@@ -1,8 +1,10 @@
-// What a network needs beyond the tokens, features, branches and rows that it holds. The engine declares these ports and
-// implements them for one device; parallel/ implements them for many. A network never knows which it got.
+// What a network needs beyond the tokens, features, branches and rows that it holds. The engine
+// declares these ports and implements them for one device; parallel/ implements them for many. A
+// network never knows which it got.
 //
-// Shape suffixes, everywhere: B batch rows held here (images x guidance branches), S image tokens held here, L text
-// tokens, H heads held here, D head size, E width of the model, C channels, h w rows and columns, O I sides of a weight.
+// Shape suffixes, everywhere: B batch rows held here (images x guidance branches), S image tokens
+// held here, L text tokens, H heads held here, D head size, E width of the model, C channels, h w
+// rows and columns, O I sides of a weight.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,7 +15,8 @@ namespace patchflow {
 
 using at::Tensor;
 
-// Image tokens [begin, end), in the order in which the denoiser lays out the tokens of the whole image.
+// Image tokens [begin, end), in the order in which the denoiser lays out the tokens of the whole
+// image.
 struct TokenSpan {
   int64_t begin = 0;
   int64_t end = 0;
@@ -22,9 +25,11 @@ struct TokenSpan {
 };
 
 struct AttentionInput {
-  int block = 0;   // Index in the whole model, so that state kept per block survives a split into stages.
+  int block =
+      0;  // Index in the whole model, so that state kept per block survives a split into stages.
   TokenSpan span;  // The image tokens that q, k and v are of.
-  Tensor q_BSHD;   // Compute dtype. Strides are free but for D, which is dense: slices of one QKV product are legal.
+  Tensor q_BSHD;   // Compute dtype. Strides are free but for D, which is dense: slices of one QKV
+                   // product are legal.
   Tensor k_BSHD;
   Tensor v_BSHD;
 };
@@ -33,8 +38,9 @@ struct AttentionInput {
 class SelfAttention {
  public:
   virtual ~SelfAttention() = default;
-  // softmax(q k^T / sqrt(D)) v over the tokens of the whole image, for exactly the queries given: o_BSHD, contiguous.
-  // A collective of the token axis: every rank calls it for the same blocks in the same order.
+  // softmax(q k^T / sqrt(D)) v over the tokens of the whole image, for exactly the queries given:
+  // o_BSHD, contiguous. A collective of the token axis: every rank calls it for the same blocks in
+  // the same order.
   virtual Tensor Attend(const AttentionInput& in) = 0;
 };
 
@@ -46,8 +52,8 @@ class PartialSum {
   virtual Tensor Complete(Tensor partial) = 0;
 };
 
-// Needs the other branch of classifier-free guidance. Branch 0 is the negative prompt, branch 1 the prompt; a guidance
-// scale of 1 has one branch, the prompt.
+// Needs the other branch of classifier-free guidance. Branch 0 is the negative prompt, branch 1 the
+// prompt; a guidance scale of 1 has one branch, the prompt.
 class Guidance {
  public:
   virtual ~Guidance() = default;
@@ -59,16 +65,19 @@ class Guidance {
   virtual Tensor Combine(const Tensor& eps_BSC) = 0;
 };
 
-// Rows of a feature map beyond the edge of the slab held here. Slabs are runs of whole rows, in order.
+// Rows of a feature map beyond the edge of the slab held here. Slabs are runs of whole rows, in
+// order.
 class NeighbourRows {
  public:
   virtual ~NeighbourRows() = default;
-  // x_BChw with `rows` more rows above and below: the neighbours' own, or zeros at the edges of the image.
+  // x_BChw with `rows` more rows above and below: the neighbours' own, or zeros at the edges of the
+  // image.
   virtual Tensor WithHalo(const Tensor& x_BChw, int64_t rows) = 0;
 };
 
-// Statistics of groups of channels over the whole image, float32, [B, groups]: element count, mean, and the sum of
-// squared differences from that mean. Merged by Chan, Golub and LeVeque (1979), which does not cancel.
+// Statistics of groups of channels over the whole image, float32, [B, groups]: element count, mean,
+// and the sum of squared differences from that mean. Merged by Chan, Golub and LeVeque (1979),
+// which does not cancel.
 struct GroupMoments {
   double count = 0;
   Tensor mean_BG;
