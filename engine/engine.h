@@ -20,10 +20,15 @@
 
 namespace patchflow {
 
+// What no request may pass. A checkpoint's own num_train_timesteps may allow fewer steps.
+inline constexpr int kMaxSizePx = 8192;  // A side.
+inline constexpr int kMaxSteps = 1000;
+inline constexpr double kMaxGuidanceScale = 50;
+
 struct ImageRequest {
   std::string prompt;           // Valid UTF-8.
   std::string negative_prompt;  // Empty is the unconditional prompt.
-  int width_px = 0;             // Multiples of 16.
+  int width_px = 0;             // Multiples of ModelDescription::size_multiple_px().
   int height_px = 0;
   int steps = 20;
   double guidance_scale = 4.5;  // 1 runs one branch.
@@ -87,7 +92,11 @@ struct ModelDescription {
   std::string default_scheduler;
   double default_guidance_scale = 4.5;
   int default_steps = 20;
+
+  int size_multiple_px() const { return vae.scale_factor * transformer.patch_size; }
+  int default_size_px() const { return transformer.default_size_px / 8 * vae.scale_factor; }
 };
+
 // Reads model_index.json, the components' configs and, where there is one, <model>/patchflow.json
 // with
 // {"default_guidance_scale": 3.0, "default_steps": 20}. No weights. Everything wrong is in one
@@ -103,8 +112,8 @@ struct LoadedComponent {
 
 // The ErrorInfo reason of a status of Engine: "INVALID_REQUEST", "CANCELLED", "GPU_OUT_OF_MEMORY",
 // "NON_FINITE_OUTPUT", "INTERNAL"; empty for a status that carries none.
-std::string ReasonOf(const absl::Status& status);
-absl::Status WithReason(absl::Status status, std::string_view reason);
+std::string EngineReasonOf(const absl::Status& status);
+absl::Status WithEngineReason(absl::Status status, std::string_view reason);
 
 // One rank. Not thread-safe: its rank thread makes, uses and destroys it.
 class Engine {

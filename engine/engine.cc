@@ -1,0 +1,260 @@
+#include "engine/engine.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <cmath>
+#include <functional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "engine/device.h"
+#include "engine/model_folder.h"
+#include "engine/pixels.h"
+#include "engine/prompt_encoder.h"
+#include "engine/status_of.h"
+#include "engine/step_clock.h"
+#include "engine/text/tokenizer.h"
+
+namespace patchflow {
+namespace {
+
+// A component is loaded by the line that names it; a failing one does not keep the others from
+// being looked at.
+class Loader {
+ public:
+  explicit Loader(const EngineOptions& options) : options_(options) {}
+
+  template <typename T>
+  std::unique_ptr<T> Load(const char* name,
+                          const std::function<absl::StatusOr<std::unique_ptr<T>>()>& load) {
+    const absl::Time start = absl::Now();
+    absl::StatusOr<std::unique_ptr<T>> component =
+        StatusOrOfThrowing<std::unique_ptr<T>>([&] { return load(); });
+    if (!component.ok()) {
+      errors_.push_back(component.status());
+      return nullptr;
+    }
+    WaitForDevice(options_.device);
+    components_.push_back({.name = name, .time = absl::Now() - start});
+    if constexpr (requires { (*component)->parameter_bytes(); }) {
+      components_.back().parameter_bytes = (*component)->parameter_bytes();
+    }
+    return *std::move(component);
+  }
+
+  void Fail(absl::Status status) { errors_.push_back(std::move(status)); }
+  absl::Status Finish() const { return Together(errors_); }
+  std::vector<LoadedComponent> components() const { return components_; }
+
+ private:
+  const EngineOptions& options_;
+  std::vector<absl::Status> errors_;
+  std::vector<LoadedComponent> components_;
+};
+
+// Seconds of the phase that ends when the device has done what was enqueued.
+class Stopwatch {
+ public:
+  explicit Stopwatch(at::Device device) : device_(device) {}
+  absl::Duration Lap() {
+    WaitForDevice(device_);
+    const absl::Time now = absl::Now();
+    return now - std::exchange(start_, now);
+  }
+
+ private:
+  at::Device device_;
+  absl::Time start_ = absl::Now();
+};
+
+class OneRankEngine final : public Engine {
+ public:
+  struct Parts {
+    EngineOptions options;
+    EnginePorts ports;
+    ModelDescription description;
+    std::vector<LoadedComponent> components;
+    SamplerConfig sampler;
+    std::shared_ptr<const DeviceThread::Stream> stream;
+    std::unique_ptr<PromptEncoder> prompts;
+    std::unique_ptr<Transformer> transformer;
+    std::unique_ptr<VaeDecoder> vae;
+    std::unique_ptr<Denoiser> denoiser;
+    std::unique_ptr<PartialSum> local_sum;
+  };
+  explicit OneRankEngine(Parts parts) : parts_(std::move(parts)) {}
+
+  const ModelDescription& description() const override { return parts_.description; }
+  const std::vector<LoadedComponent>& components() const override { return parts_.components; }
+
+  absl::StatusOr<Generated> Generate(const ImageRequest& request,
+                                     RequestMonitor& monitor) override {
+    absl::StatusOr<Sampler> sampler = CheckRequest(request);
+    if (!sampler.ok()) {
+      return WithEngineReason(sampler.status(), "INVALID_REQUEST");
+    }
+    return StatusOrOfThrowing<Generated>([&]() -> absl::StatusOr<Generated> {
+      const DeviceThread thread(parts_.stream);
+      return Make(request, sampler->To(parts_.options.device), monitor);
+    });
+  }
+
+ private:
+  absl::StatusOr<Sampler> CheckRequest(const ImageRequest& request) const;
+  absl::StatusOr<Generated> Make(const ImageRequest& request, const Sampler& sampler,
+                                 RequestMonitor& monitor);
+  Tensor Noise(const ImageRequest& request) const;
+  Tensor Decode(const Tensor& latents, int num_steps, RequestMonitor& monitor) const;
+
+  Parts parts_;
+};
+
+absl::Status CheckSide(const char* field, int value_px, int multiple_px) {
+  if (value_px >= multiple_px && value_px <= kMaxSizePx && value_px % multiple_px == 0) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", value_px, " is not a multiple of ",
+                                                 multiple_px, " in ", multiple_px, " .. ",
+                                                 kMaxSizePx));
+}
+
+absl::StatusOr<Sampler> OneRankEngine::CheckRequest(const ImageRequest& request) const {
+  const int multiple_px = parts_.description.size_multiple_px();
+  std::vector<absl::Status> found = {CheckSide("width_px", request.width_px, multiple_px),
+                                     CheckSide("height_px", request.height_px, multiple_px)};
+  if (!(request.guidance_scale >= 1 && request.guidance_scale <= kMaxGuidanceScale)) {
+    found.push_back(absl::InvalidArgumentError(absl::StrCat(
+        "guidance_scale: ", request.guidance_scale, " is not in 1 .. ", kMaxGuidanceScale)));
+  }
+  absl::StatusOr<Sampler> sampler = Sampler::Make(request.scheduler, parts_.sampler, request.steps);
+  found.push_back(sampler.status());
+  if (const absl::Status status = Together(found); !status.ok()) return status;
+  return sampler;
+}
+
+Tensor OneRankEngine::Noise(const ImageRequest& request) const {
+  const int scale = parts_.description.vae.scale_factor;
+  return at::randn({1, parts_.description.transformer.latent_channels, request.height_px / scale,
+                    request.width_px / scale},
+                   at::detail::createCPUGenerator(request.seed), at::TensorOptions(at::kFloat))
+      .to(parts_.options.device);
+}
+
+Tensor OneRankEngine::Decode(const Tensor& latents, int num_steps, RequestMonitor& monitor) const {
+  int tile = num_steps;
+  const auto tile_done = [&] {
+    if (!monitor.Continue(++tile)) throw Cancelled();
+  };
+  if (parts_.ports.decode) return parts_.ports.decode(*parts_.vae, latents, tile_done);
+  LocalRows rows;
+  LocalMoments moments;
+  LocalAttention attention;
+  return parts_.vae->Decode(latents, 0, latents.size(2),
+                            {.neighbours = rows, .moments = moments, .attention = attention},
+                            tile_done);
+}
+
+absl::StatusOr<Generated> OneRankEngine::Make(const ImageRequest& request, const Sampler& sampler,
+                                              RequestMonitor& monitor) {
+  const at::Device device = parts_.options.device;
+  const int patch_size = parts_.description.transformer.patch_size;
+  Generated result;
+  ResetPeakMemory(device);
+  Stopwatch watch(device);
+
+  monitor.Enter(Phase::kText);
+  const Prompt prompts = parts_.prompts->Encode(request.prompt, request.negative_prompt,
+                                                /*positive_only=*/request.guidance_scale == 1);
+  result.times.text = watch.Lap();
+
+  monitor.Enter(Phase::kDenoise);
+  const Tensor noise = Noise(request);
+  const TokenGrid grid{.h = noise.size(2) / patch_size, .w = noise.size(3) / patch_size};
+  StepClock clock(device, sampler.num_steps(), monitor);
+  const Tensor latents =
+      Unpatchify(parts_.denoiser->Denoise({.noise_NSC = Patchify(noise, patch_size),
+                                           .grid = grid,
+                                           .prompts = prompts,
+                                           .guidance_scale = request.guidance_scale,
+                                           .sampler = sampler},
+                                          clock),
+                 grid, patch_size);
+  const bool finite = at::isfinite(latents).all().item<bool>();
+  result.times.denoise = watch.Lap();
+  if (!finite) {
+    return WithEngineReason(absl::InternalError("the final latents are not finite"),
+                            "NON_FINITE_OUTPUT");
+  }
+  result.step_times = clock.Times();
+
+  monitor.Enter(Phase::kDecode);
+  const Tensor pixels = Decode(latents, sampler.num_steps(), monitor);
+  if (pixels.defined()) result.image = ImageFromTensor(pixels.squeeze(0));
+  result.times.decode = watch.Lap();
+  result.peak_memory_bytes = MemoryOf(device).peak_bytes;
+  return result;
+}
+
+absl::Status CheckFit(const ModelDescription& description, const TextEncoder* encoder) {
+  const int width = description.transformer.caption_width;
+  if (encoder == nullptr || encoder->width() == width) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("transformer/config.json: caption_channels is ",
+                                                 width, ", but the text encoder's d_model is ",
+                                                 encoder->width()));
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> LoadOneRank(const EngineOptions& options,
+                                                    EnginePorts ports) {
+  absl::StatusOr<ModelDescription> description = DescribeModel(options.model_dir);
+  if (absl::IsNotFound(description.status())) return description.status();
+  Loader loader(options);
+  if (!description.ok()) loader.Fail(description.status());
+
+  OneRankEngine::Parts parts;
+  parts.options = options;
+  parts.ports = std::move(ports);
+  parts.stream = DeviceThread::MakeStream(options.device);
+  const DeviceThread thread(parts.stream);
+  ReadOptions read{.device = options.device, .dtype = options.dtype, .shard = {}};
+  const std::filesystem::path& dir = options.model_dir;
+  read.shard = parts.ports.text_shard;
+  auto encoder = loader.Load<TextEncoder>(
+      "text_encoder", [&] { return LoadTextEncoder(dir / "text_encoder", read); });
+  read.shard = parts.ports.transformer_shard;
+  parts.transformer = loader.Load<Transformer>("transformer", [&] {
+    return LoadTransformer(dir / "transformer", {.read = read, .blocks = parts.ports.blocks});
+  });
+  read.shard = {};
+  parts.vae =
+      loader.Load<VaeDecoder>("vae", [&] { return LoadVaeDecoder(dir / "vae", {.read = read}); });
+  auto tokenizer =
+      loader.Load<Tokenizer>("tokenizer", [&] { return LoadTokenizer(dir / "tokenizer"); });
+  if (description.ok()) loader.Fail(CheckFit(*description, encoder.get()));
+  const absl::StatusOr<SamplerConfig> sampler = ReadSamplerConfig(dir / "scheduler");
+  loader.Fail(sampler.status());
+  if (const absl::Status status = loader.Finish(); !status.ok()) return status;
+
+  parts.description = *std::move(description);
+  parts.sampler = *sampler;
+  parts.components = loader.components();
+  parts.local_sum = std::make_unique<LocalSum>();
+  parts.prompts = std::make_unique<PromptEncoder>(
+      std::move(tokenizer), std::move(encoder),
+      parts.ports.text_sum != nullptr ? *parts.ports.text_sum : *parts.local_sum,
+      parts.description.transformer.max_text_tokens, options.device);
+  parts.denoiser = parts.ports.make_denoiser ? parts.ports.make_denoiser(*parts.transformer)
+                                             : MakeSerialDenoiser(*parts.transformer);
+  return std::make_unique<OneRankEngine>(std::move(parts));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options,
+                                                     EnginePorts ports) {
+  return StatusOrOfThrowing<std::unique_ptr<Engine>>(
+      [&] { return LoadOneRank(options, std::move(ports)); });
+}
+
+}  // namespace patchflow
