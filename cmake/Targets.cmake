@@ -1,6 +1,7 @@
 # patchflow_library(NAME SOURCES ... DEPS ... [TORCH])   one static library per folder, target patchflow_<NAME>
 # patchflow_program(NAME SOURCES ... DEPS ...)           a program in build/bin
-# patchflow_test(FILE DEPS ... [LABELS ...] [TIMEOUT s]) tests/<folder>/<file>_test.cc -> test <folder>/<file>
+# patchflow_test(FILE DEPS ... [LABELS ...] [TIMEOUT s]) tests/<folder>/<file>_test.cc -> test <folder>/<file>, labelled
+#                                                        cpu unless LABELS has gpu1 or gpu2
 
 add_library(patchflow_flags INTERFACE)
 target_compile_options(patchflow_flags INTERFACE
@@ -59,5 +60,8 @@ function(patchflow_test file)
     patchflow_reuse_aten(${target})
   endif()
   add_test(NAME ${claim} COMMAND ${target} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set_tests_properties(${claim} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "cpu;${arg_LABELS}")
+  if(NOT arg_LABELS MATCHES "gpu")
+    list(APPEND arg_LABELS cpu)
+  endif()
+  set_tests_properties(${claim} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
 endfunction()

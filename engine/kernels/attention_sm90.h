@@ -1,0 +1,42 @@
+// Attention for Hopper with a head size of 72, which stock kernels pad to 96 or 128: scores over 80
+// columns (72 and a zero-filled rest), values over exactly 72.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace patchflow {
+
+inline constexpr int kAttentionSm90HeadSize = 72;
+
+// A bfloat16 matrix [batch, tokens, heads, 72] in device memory; strides in elements, multiples of
+// 8; the base is aligned to 16 bytes; the last dim is dense.
+struct AttentionOperand {
+  const void* data = nullptr;
+  int64_t batch_stride = 0;
+  int64_t token_stride = 0;
+  int64_t head_stride = 0;
+};
+
+struct AttentionSm90Args {
+  AttentionOperand q;
+  AttentionOperand k;
+  AttentionOperand v;
+  void* o = nullptr;     // bfloat16 [batch, queries, heads, 72], contiguous.
+  float* lse = nullptr;  // [batch, heads, queries], natural logarithm, scaled scores; or none.
+  int batch = 0;
+  int heads = 0;
+  int queries = 0;
+  int keys = 0;  // At least 1; need not equal queries.
+  float scale = 0;
+};
+
+// Enqueues o = softmax(scale q k^T) v on `stream`. Allocates nothing, so a CUDA graph may capture
+// it. Accumulates in float32; probabilities enter the second product as bfloat16.
+// Returns cudaErrorInvalidValue for operands out of the contract.
+// Source: FlashAttention-3 (arXiv 2407.08608), sections 3.1 and 3.2: warp specialisation, and
+// softmax of one tile under the products of the next. Ours: the head size, no ping-pong barriers.
+cudaError_t LaunchAttentionSm90(const AttentionSm90Args& args, cudaStream_t stream);
+
+}  // namespace patchflow
