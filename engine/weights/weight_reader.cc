@@ -175,6 +175,11 @@ bool WeightReader::Has(std::string_view name) const {
   return state_->table.contains(FullName(name));
 }
 
+std::vector<int64_t> WeightReader::ShapeOf(std::string_view name) const {
+  const auto found = state_->table.find(FullName(name));
+  return found == state_->table.end() ? std::vector<int64_t>() : found->second.stored->shape;
+}
+
 void WeightReader::Skip(std::string_view scope) {
   const std::string full = FullName(scope);
   const std::string prefix = full.empty() ? "" : full + ".";

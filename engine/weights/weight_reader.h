@@ -94,6 +94,8 @@ class WeightReader {
                   int64_t unit);
 
   bool Has(std::string_view name) const;
+  // As stored; empty if there is no such tensor.
+  std::vector<int64_t> ShapeOf(std::string_view name) const;
   // Tensors under this scope (or this very name) are known and not wanted here: a later stage's
   // blocks, an encoder.
   void Skip(std::string_view scope);
