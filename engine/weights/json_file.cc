@@ -55,14 +55,6 @@ struct JsonFields::State {
   std::vector<std::string> errors;
 };
 
-std::string Abbreviated(const json& value) {
-  constexpr size_t kMaxLength = 60;
-  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
-  if (text.size() <= kMaxLength) return text;
-  text.resize(kMaxLength);
-  return text.append("...");
-}
-
 absl::StatusOr<json> ReadJsonFile(const std::filesystem::path& file) {
   std::error_code error;
   const auto status = std::filesystem::status(file, error);

@@ -12,22 +12,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/weights/json_text.h"
 
 namespace patchflow {
-
-struct JsonRules {
-  bool nonfinite = false;    // NaN, Infinity and -Infinity are numbers.
-  bool unique_keys = false;  // Otherwise the last of equal keys holds, as in Python.
-  int max_depth = 64;
-};
-
-// One JSON value. INVALID_ARGUMENT names `source` (the file), the byte at which the text went
-// wrong, and why.
-absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, const std::string& source,
-                                         const JsonRules& rules);
-
-// The text of `value`, cut to a length that fits a message.
-std::string Abbreviated(const nlohmann::json& value);
 
 // A whole file of at most 64 MiB, NaN and infinities allowed. NOT_FOUND if there is none.
 absl::StatusOr<nlohmann::json> ReadJsonFile(const std::filesystem::path& file);

@@ -1,3 +1,5 @@
+#include "engine/weights/json_text.h"
+
 #include <algorithm>
 #include <array>
 #include <limits>
@@ -7,7 +9,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/weights/json_file.h"
 
 namespace patchflow {
 namespace {
@@ -91,17 +92,17 @@ class Builder {
     if (key && unique_keys_ && !keys_.back().insert(parsed.get<std::string>()).second) {
       duplicate_ = parsed.get<std::string>();
     }
-    if (key || (event == json::parse_event_t::value && parsed.is_string())) {
-      if (next_ != end_ && next_->first == literals_++) {
-        numbers_as_keys_ |= key;
-        parsed = (next_++)->second;
-      }
+    const bool literal = key || (event == json::parse_event_t::value && parsed.is_string());
+    const size_t ordinal = literal ? literals_++ : 0;
+    if (literal && next_ != end_ && next_->first == ordinal) {
+      number_as_key_ |= key;
+      parsed = (next_++)->second;
     }
     return true;
   }
 
   const std::optional<std::string>& duplicate() const { return duplicate_; }
-  bool numbers_as_keys() const { return numbers_as_keys_; }
+  bool number_as_key() const { return number_as_key_; }
 
  private:
   std::vector<std::pair<size_t, double>>::const_iterator next_, end_;
@@ -109,18 +110,27 @@ class Builder {
   size_t literals_ = 0;
   std::vector<std::set<std::string>> keys_;
   std::optional<std::string> duplicate_;
-  bool numbers_as_keys_ = false;
+  bool number_as_key_ = false;
 };
 
-// The library's "[json.exception.parse_error.101] parse error at line 1, column 2: why" without its
-// first part.
+// The library's "[json.exception.parse_error.101] parse error at line 1, column 2: why; last read:
+// text" without its first part, and without the text, which may be anything.
 std::string Why(const json::exception& e) {
-  const std::string what = e.what();
-  const size_t colon = what.find(": ");
-  return colon == std::string::npos ? what : what.substr(colon + 2);
+  std::string what = e.what();
+  if (const size_t colon = what.find(": "); colon != std::string::npos) what.erase(0, colon + 2);
+  if (const size_t last = what.find("; last read"); last != std::string::npos) what.erase(last);
+  return what;
 }
 
 }  // namespace
+
+std::string Abbreviated(const json& value) {
+  constexpr size_t kMaxLength = 60;
+  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
+  if (text.size() <= kMaxLength) return text;
+  text.resize(kMaxLength);
+  return text.append("...");
+}
 
 absl::StatusOr<json> ParseJson(std::string_view text, const std::string& source,
                                const JsonRules& rules) {
@@ -144,7 +154,7 @@ absl::StatusOr<json> ParseJson(std::string_view text, const std::string& source,
   } catch (const json::exception& e) {
     return absl::InvalidArgumentError(absl::StrCat(source, ": not JSON: ", Why(e)));
   }
-  if (builder.numbers_as_keys()) {
+  if (builder.number_as_key()) {
     return absl::InvalidArgumentError(absl::StrCat(source, ": a number stands for a key"));
   }
   if (builder.duplicate()) {

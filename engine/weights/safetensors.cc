@@ -17,7 +17,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "engine/weights/json_file.h"
+#include "engine/weights/json_text.h"
 
 namespace patchflow {
 namespace {
@@ -199,7 +199,6 @@ absl::StatusOr<std::shared_ptr<const SafetensorsFile>> SafetensorsFile::Open(
   void* mapped =
       mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, /*offset=*/0);
   if (mapped == MAP_FAILED) return FileError(file, errno);
-  madvise(mapped, bytes, MADV_SEQUENTIAL);
   std::shared_ptr<SafetensorsFile> out(
       new SafetensorsFile(file, static_cast<std::byte*>(mapped), bytes));
   if (absl::Status status = out->ReadHeader(); !status.ok()) return status;

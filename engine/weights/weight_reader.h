@@ -53,7 +53,7 @@ enum class Bias { kNo, kYes };
 struct ReadOptions {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // What every getter converts to unless told otherwise.
-  TensorShard shard;
+  TensorShard shard{};
 };
 
 // Errors are sticky: a failing getter returns an undefined tensor and building goes on; Finish()
