@@ -1,0 +1,45 @@
+#include "worker/phase_limits.h"
+
+#include <gtest/gtest.h>
+
+namespace patchflow {
+namespace {
+
+ImageRequest Square(int size_px, double guidance_scale = 4.5) {
+  ImageRequest request;
+  request.width_px = request.height_px = size_px;
+  request.guidance_scale = guidance_scale;
+  return request;
+}
+
+TEST(PhaseLimitsTest, AnUnknownShapeHasTheFirstRunsLimit) {
+  PhaseLimits limits(absl::Seconds(120));
+  limits.Record(Square(256), Phase::kDenoise, absl::Milliseconds(50));
+  EXPECT_EQ(limits.Limit(Square(512), Phase::kDenoise), absl::Seconds(120));
+  EXPECT_EQ(limits.Limit(Square(256, 1), Phase::kDenoise), absl::Seconds(120));
+  EXPECT_EQ(limits.Limit(Square(256), Phase::kDecode), absl::Seconds(120));
+}
+
+TEST(PhaseLimitsTest, AShortPauseIsGrantedTenSeconds) {
+  PhaseLimits limits(absl::Seconds(120));
+  limits.Record(Square(256), Phase::kDenoise, absl::Milliseconds(50));
+  EXPECT_EQ(limits.Limit(Square(256), Phase::kDenoise), absl::Seconds(10));
+}
+
+TEST(PhaseLimitsTest, ALongPauseIsGrantedTenMedians) {
+  PhaseLimits limits(absl::Seconds(120));
+  for (const int seconds : {2, 3, 600}) {
+    limits.Record(Square(4096), Phase::kDenoise, absl::Seconds(seconds));
+  }
+  EXPECT_EQ(limits.Limit(Square(4096), Phase::kDenoise), absl::Seconds(30));
+}
+
+TEST(PhaseLimitsTest, TextIsJudgedByTheTimeThatItTookWhenItWasNotKept) {
+  PhaseLimits limits(absl::Seconds(120));
+  limits.Record(Square(256), Phase::kText, absl::Seconds(8));
+  for (int i = 0; i < 10; ++i) limits.Record(Square(256), Phase::kText, absl::ZeroDuration());
+  EXPECT_EQ(limits.Limit(Square(256), Phase::kText), absl::Seconds(80));
+}
+
+}  // namespace
+}  // namespace patchflow
