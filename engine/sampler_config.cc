@@ -17,7 +17,7 @@ std::string OneOf(JsonFields& fields, std::string_view field, std::string_view b
   std::string value = fields.StringOr(field, by_default);
   if (fields.Has(field) && std::find(known.begin(), known.end(), value) == known.end()) {
     fields.Refuse(
-        field, absl::StrCat("which is not one of ",
+        field, absl::StrCat("not one of ",
                             absl::StrJoin(known, ", ", [](std::string* out, std::string_view name) {
                               out->append(name);
                             })));
@@ -28,7 +28,7 @@ std::string OneOf(JsonFields& fields, std::string_view field, std::string_view b
 double Fraction(JsonFields& fields, std::string_view field, double by_default) {
   const double value = fields.DoubleOr(field, by_default);
   if (!(value > 0 && value < 1)) {
-    fields.Refuse(field, "which does not lie between 0 and 1");
+    fields.Refuse(field, "not between 0 and 1");
     return by_default;
   }
   return value;
@@ -48,7 +48,7 @@ void RefuseWhatIsNotDone(JsonFields& fields) {
   }
   for (const char* field : {"trained_betas", "variance_type"}) {
     if (fields.Find(field) != nullptr) {
-      fields.Refuse(field, "which must be null");
+      fields.Refuse(field, "not null");
     }
   }
 }

@@ -1,0 +1,320 @@
+#include "engine/models/pixart.h"
+
+#include <ATen/ATen.h>
+
+#include <numeric>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/attention.h"
+#include "engine/models/pixart_conditioning.h"
+#include "engine/models/pixart_config.h"
+
+namespace patchflow {
+namespace {
+
+constexpr int64_t kModulations =
+    6;  // Shift, scale, gate of the attention; shift, scale, gate of the MLP.
+constexpr int64_t kMlpExpansion = 4;
+constexpr int64_t kMlpUnit = 16;  // Hidden features of a shard stay aligned for the tensor cores.
+constexpr double kMaskedBias = -10000;
+constexpr double kFinalNormEps = 1e-6;
+
+struct Block {
+  Linear qkv;  // Outputs: q of the heads held here, then k, then v.
+  RowLinear out;
+  Linear cross_q;
+  Linear cross_kv;
+  RowLinear cross_out;
+  Linear mlp_up;
+  RowLinear mlp_down;
+};
+
+struct Modulation {
+  Tensor shift1_E, scale1_E, gate1_E, shift2_E, scale2_E, gate2_E;  // 1 is in the scales.
+};
+
+// One product instead of several over the same input.
+Linear Stacked(const std::vector<Linear>& layers) {
+  std::vector<Tensor> weights;
+  std::vector<Tensor> biases;
+  for (const Linear& layer : layers) {
+    if (!layer.weight_OI.defined()) {
+      return {};  // The reader will report it.
+    }
+    weights.push_back(layer.weight_OI);
+    if (layer.bias_O.defined()) {
+      biases.push_back(layer.bias_O);
+    }
+  }
+  return {at::cat(weights), biases.empty() ? Tensor() : at::cat(biases)};
+}
+
+Block ReadBlock(const PixArtConfig& config, WeightReader reader) {
+  const int64_t width = config.common.width();
+  const int64_t head = config.common.head_size;
+  const int64_t hidden = kMlpExpansion * width;
+  const int64_t mlp_unit = std::gcd(hidden, kMlpUnit);
+  const Bias bias = config.attention_bias ? Bias::kYes : Bias::kNo;
+  const auto heads = [&](const char* name) {
+    return reader.SplitOutputs(name, width, width, head, bias);
+  };
+  Block block;
+  block.qkv = Stacked({heads("attn1.to_q"), heads("attn1.to_k"), heads("attn1.to_v")});
+  block.out = reader.SplitInputs("attn1.to_out.0", width, width, head);
+  block.cross_q = heads("attn2.to_q");
+  block.cross_kv = Stacked({heads("attn2.to_k"), heads("attn2.to_v")});
+  block.cross_out = reader.SplitInputs("attn2.to_out.0", width, width, head);
+  block.mlp_up = reader.SplitOutputs("ff.net.0.proj", hidden, width, mlp_unit);
+  block.mlp_down = reader.SplitInputs("ff.net.2", width, hidden, mlp_unit);
+  return block;
+}
+
+// Tables hold shifts, scales and gates; 1 is added to the scales here once.
+Tensor ReadTable(WeightReader& reader, int64_t rows, int64_t width,
+                 std::initializer_list<int64_t> scale_rows) {
+  Tensor table = reader.As(at::kFloat).Raw("scale_shift_table", {rows, width});
+  if (!table.defined()) {
+    return table;
+  }
+  table = table.clone();
+  for (int64_t row : scale_rows) {
+    table.select(0, row).add_(1);
+  }
+  return table;
+}
+
+Tensor GeluOf(const Linear& layer, const Tensor& x_BSE) {
+  if (x_BSE.is_cuda() && layer.weight_OI.numel() > 0) {  // There it is the tanh form, fused.
+    const Tensor y = at::_addmm_activation(layer.bias_O, x_BSE.flatten(0, 1), layer.weight_OI.t(),
+                                           1, 1, /*use_gelu=*/true);
+    return y.view({x_BSE.size(0), x_BSE.size(1), y.size(1)});
+  }
+  Tensor y = layer(x_BSE);
+  return at::gelu_(y, "tanh");
+}
+
+const PixArtConditioning& ConditioningOf(const StepContext& context) {
+  return static_cast<const PixArtConditioning&>(context.conditioning);
+}
+
+class PixArt final : public Transformer {
+ public:
+  PixArt(const PixArtConfig& config, BlockRange blocks, WeightReader reader);
+
+  const TransformerConfig& config() const override { return config_.common; }
+  at::ScalarType dtype() const override { return dtype_; }
+  BlockRange blocks() const override { return held_; }
+  int64_t parameter_bytes() const override { return parameter_bytes_; }
+  std::unique_ptr<Conditioning> Prepare(const Prompt& prompt, TokenGrid grid,
+                                        const std::vector<double>& timesteps,
+                                        const Tensor& token_order) const override;
+  Tensor Embed(const Tensor& x_BSC, const StepContext& context) const override;
+  Tensor RunBlocks(BlockRange range, Tensor h_BSE, const StepContext& context) const override;
+  Tensor Project(const Tensor& h_BSE, const StepContext& context) const override;
+
+ private:
+  void ReadPatchLayers(WeightReader& reader);
+  std::vector<Modulation> ModulationsOf(BlockRange range, const StepContext& context) const;
+  Tensor SelfAttentionOf(const Block& block, int index, const Tensor& h_BSE,
+                         const StepContext& context) const;
+  Tensor CrossAttentionOf(const Block& block, const Tensor& kv_BL2HD, const Tensor& h_BSE,
+                          const StepContext& context) const;
+
+  PixArtConfig config_;
+  BlockRange held_;
+  int64_t heads_;  // Held here.
+  at::Device device_;
+  at::ScalarType dtype_;
+  Linear embed_;
+  Linear caption_up_;
+  Linear caption_down_;
+  PixArtTimestepLayers timestep_layers_;
+  Tensor tables_N6E_;  // float32, of the blocks held here.
+  std::vector<Block> blocks_;
+  Tensor final_table_2E_;  // float32: shift, scale.
+  Linear project_;
+  int64_t parameter_bytes_;
+};
+
+PixArt::PixArt(const PixArtConfig& config, BlockRange blocks, WeightReader reader)
+    : config_(config),
+      held_(blocks),
+      heads_(ShareOf(config.common.num_heads, reader.options().shard).size()),
+      device_(reader.options().device),
+      dtype_(reader.options().dtype),
+      timestep_layers_(config, reader.In("adaln_single")) {
+  const int64_t width = config.common.width();
+  WeightReader caption = reader.In("caption_projection");
+  caption_up_ = caption.Replicated("linear_1", width, config.common.caption_width);
+  caption_down_ = caption.Replicated("linear_2", width, width);
+  std::vector<Tensor> tables;
+  for (int i = 0; i < config.common.num_blocks; ++i) {
+    WeightReader block = reader.In(absl::StrCat("transformer_blocks.", i));
+    if (i < held_.begin || i >= held_.end) {
+      block.Skip("");
+      continue;
+    }
+    blocks_.push_back(ReadBlock(config, block));
+    tables.push_back(ReadTable(block, kModulations, width, {1, 4}));
+  }
+  ReadPatchLayers(reader);
+  final_table_2E_ = ReadTable(reader, 2, width, {1});
+  // Older files hold what is computed here, and the learned caption of training.
+  reader.Skip("pos_embed.pos_embed");
+  reader.Skip("caption_projection.y_embedding");
+  parameter_bytes_ = reader.bytes_read();
+  if (reader.Finish().ok() && !tables.empty()) {
+    tables_N6E_ = at::stack(tables);
+  }
+}
+
+// Convolutions over whole patches are products over tokens (row in patch, column in patch,
+// channel).
+void PixArt::ReadPatchLayers(WeightReader& reader) {
+  const TransformerConfig& common = config_.common;
+  const int64_t width = common.width();
+  const int64_t side = common.patch_size;
+  const int64_t kept = common.latent_channels;
+  const int64_t out = config_.output_channels;
+  WeightReader embed = reader.In("pos_embed.proj");
+  const Tensor weight_Ecpp = embed.Raw("weight", {width, kept, side, side});
+  embed_.bias_O = embed.Raw("bias", {width});
+  const Linear project = reader.Replicated("proj_out", side * side * out, width);
+  if (!reader.Finish().ok() &&
+      !(weight_Ecpp.defined() && project.weight_OI.defined() && project.bias_O.defined())) {
+    return;
+  }
+  embed_.weight_OI = weight_Ecpp.permute({0, 2, 3, 1}).reshape({width, common.token_width()});
+  project_.weight_OI = project.weight_OI.view({side * side, out, width})
+                           .narrow(1, 0, kept)
+                           .reshape({common.token_width(), width});
+  project_.bias_O = project.bias_O.view({side * side, out}).narrow(1, 0, kept).reshape({-1});
+}
+
+std::unique_ptr<Conditioning> PixArt::Prepare(const Prompt& prompt, TokenGrid grid,
+                                              const std::vector<double>& timesteps,
+                                              const Tensor& token_order) const {
+  auto out = std::make_unique<PixArtConditioning>();
+  const int64_t width = config_.common.width();
+  const Tensor positions =
+      PixArtPositions(grid, width, config_.base_grid, config_.interpolation_scale, device_);
+  out->positions_SE =
+      token_order.defined() ? positions.index_select(0, token_order.to(device_)) : positions;
+  timestep_layers_.Apply(timesteps, grid, *out);
+  const Tensor keep_BL = prompt.mask_BL.to(device_).to(dtype_);
+  out->bias_B11L = AlignBias(at::rsub(keep_BL, 1).mul_(kMaskedBias).unsqueeze(1).unsqueeze(1));
+  const Tensor text_BLE =
+      caption_down_(GeluOf(caption_up_, prompt.text_BLD.to(device_).to(dtype_)));
+  for (const Block& block : blocks_) {
+    out->kv_BL2HD.push_back(block.cross_kv(text_BLE).view(
+        {text_BLE.size(0), text_BLE.size(1), 2, heads_, config_.common.head_size}));
+  }
+  return out;
+}
+
+Tensor PixArt::Embed(const Tensor& x_BSC, const StepContext& context) const {
+  const PixArtConditioning& conditioning = ConditioningOf(context);
+  Tensor h_BSE = embed_(x_BSC.to(dtype_));
+  // In place: added in float32, rounded once.
+  return h_BSE.add_(conditioning.positions_SE.narrow(0, context.span.begin, context.span.size()));
+}
+
+std::vector<Modulation> PixArt::ModulationsOf(BlockRange range, const StepContext& context) const {
+  const PixArtConditioning& conditioning = ConditioningOf(context);
+  const Tensor of_step =
+      at::index_select(conditioning.modulation_TM, 0, context.step).view({1, kModulations, -1});
+  const Tensor sum = tables_N6E_.narrow(0, range.begin - held_.begin, range.size()) + of_step;
+  const std::vector<Tensor> rows = sum.to(dtype_).flatten(0, 1).unbind(0);
+  std::vector<Modulation> modulations;
+  for (size_t i = 0; i < rows.size(); i += kModulations) {
+    modulations.push_back(
+        {rows[i], rows[i + 1], rows[i + 2], rows[i + 3], rows[i + 4], rows[i + 5]});
+  }
+  return modulations;
+}
+
+Tensor PixArt::SelfAttentionOf(const Block& block, int index, const Tensor& h_BSE,
+                               const StepContext& context) const {
+  const std::vector<Tensor> qkv =
+      block.qkv(h_BSE)
+          .view({h_BSE.size(0), h_BSE.size(1), 3, heads_, config_.common.head_size})
+          .unbind(2);
+  const Tensor o_BSHD = context.attention.Attend({index, context.span, qkv[0], qkv[1], qkv[2]});
+  return block.out(o_BSHD.flatten(2), context.tensor_axis);
+}
+
+Tensor PixArt::CrossAttentionOf(const Block& block, const Tensor& kv_BL2HD, const Tensor& h_BSE,
+                                const StepContext& context) const {
+  const PixArtConditioning& conditioning = ConditioningOf(context);
+  const Tensor q_BSHD =
+      block.cross_q(h_BSE).view({h_BSE.size(0), h_BSE.size(1), heads_, config_.common.head_size});
+  const Tensor o_BSHD =
+      Sdpa(q_BSHD, kv_BL2HD.select(2, 0), kv_BL2HD.select(2, 1), conditioning.bias_B11L);
+  return block.cross_out(o_BSHD.flatten(2), context.tensor_axis);
+}
+
+Tensor PixArt::RunBlocks(BlockRange range, Tensor h_BSE, const StepContext& context) const {
+  TORCH_CHECK(held_.begin <= range.begin && range.begin <= range.end && range.end <= held_.end,
+              "blocks [", range.begin, ", ", range.end, ") are not within those held, [",
+              held_.begin, ", ", held_.end, ")");
+  const PixArtConditioning& conditioning = ConditioningOf(context);
+  if (range.size() == 0) {
+    return h_BSE;
+  }
+  const std::vector<Modulation> modulations = ModulationsOf(range, context);
+  const int64_t width = config_.common.width();
+  const auto norm = [&](const Tensor& scale_E, const Tensor& shift_E) {
+    return at::layer_norm(h_BSE, {width}, scale_E, shift_E, config_.norm_eps);
+  };
+  for (int i = range.begin; i < range.end; ++i) {
+    const Block& block = blocks_[i - held_.begin];
+    const Modulation& m = modulations[i - range.begin];
+    // Not in place: the caller may keep what it gave.
+    h_BSE = at::addcmul(h_BSE, SelfAttentionOf(block, i, norm(m.scale1_E, m.shift1_E), context),
+                        m.gate1_E);
+    h_BSE.add_(CrossAttentionOf(block, conditioning.kv_BL2HD[i - held_.begin], h_BSE, context));
+    const Tensor hidden = GeluOf(block.mlp_up, norm(m.scale2_E, m.shift2_E));
+    h_BSE.addcmul_(block.mlp_down(hidden, context.tensor_axis), m.gate2_E);
+  }
+  return h_BSE;
+}
+
+Tensor PixArt::Project(const Tensor& h_BSE, const StepContext& context) const {
+  const PixArtConditioning& conditioning = ConditioningOf(context);
+  const std::vector<Tensor> shift_scale =
+      (final_table_2E_ + at::index_select(conditioning.embedded_TE, 0, context.step))
+          .to(dtype_)
+          .unbind(0);
+  return project_(at::layer_norm(h_BSE, {config_.common.width()}, shift_scale[1], shift_scale[0],
+                                 kFinalNormEps));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transformer>> LoadPixArt(
+    const std::filesystem::path& transformer_dir, const TransformerOptions& options) {
+  const absl::StatusOr<PixArtConfig> config = ReadPixArtConfig(transformer_dir);
+  if (!config.ok()) {
+    return config.status();
+  }
+  const int count = config->common.num_blocks;
+  const BlockRange blocks{options.blocks.begin,
+                          options.blocks.end < 0 ? count : options.blocks.end};
+  if (blocks.begin < 0 || blocks.end < blocks.begin || blocks.end > count) {
+    return absl::InvalidArgumentError(absl::StrCat("blocks [", blocks.begin, ", ", blocks.end,
+                                                   ") of a transformer with ", count));
+  }
+  absl::StatusOr<WeightReader> reader = WeightReader::Open(transformer_dir, options.read);
+  if (!reader.ok()) {
+    return reader.status();
+  }
+  auto pixart = std::make_unique<PixArt>(*config, blocks, *reader);
+  if (absl::Status status = reader->Finish(); !status.ok()) {
+    return status;
+  }
+  return pixart;
+}
+
+}  // namespace patchflow
