@@ -8,6 +8,7 @@ Names are diffusers' own (`diffusion_pytorch_model-00001-of-00002.safetensors`,
 `diffusion_pytorch_model.safetensors.index.json`), so stock `from_pretrained` reads the result.
 Needs only numpy and safetensors; the stored element type is kept.
 """
+
 import argparse
 import json
 import pathlib
@@ -36,7 +37,7 @@ def read_component(directory):
 
 
 def balanced(tensors, shards):
-    """Cuts the tensors, in sorted order, into `shards` runs of about equal bytes; no run is empty."""
+    """Cuts the sorted names into `shards` runs of about equal bytes; no run is empty."""
     if not 1 <= shards <= len(tensors):
         raise ValueError(f"shards: {shards} is not in 1..{len(tensors)}, the number of tensors")
     names = sorted(tensors)

@@ -1,0 +1,1 @@
+"""Training of the bundled model: scenes of things, and the networks that learn to draw them."""
