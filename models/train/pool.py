@@ -34,7 +34,7 @@ _BACKGROUND_VALUES = np.array([*BACKGROUNDS.values()], np.float32)
 
 
 class Pool(NamedTuple):
-    box: np.ndarray  # [N, 4, 3] float32: centre x and y, side of the sprite, in pixels
+    """Arrays (NumPy, or torch on a device), a row for each of N scenes; -1 where no thing is."""
 
     kind: np.ndarray  # [N, 4] int16
     colour: np.ndarray  # [N, 4] int8, also -1 for emoji
