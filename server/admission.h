@@ -1,0 +1,76 @@
+// The door: a request becomes an accepted generation, or an error at once.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "patchflow/v1/image_generation.pb.h"
+#include "server/config.h"
+#include "server/generation.h"
+#include "server/registry.h"
+#include "server/served_model.h"
+#include "server/timer.h"
+
+namespace patchflow {
+
+// Thread-safe; never blocks.
+class Admission {
+ public:
+  using Models = std::map<std::string, std::unique_ptr<ServedModel>>;
+
+  // Everything must outlive this.
+  Admission(Models& models, Registry& registry, Timer& timer, const Limits& limits);
+
+  // What a call brings besides its request.
+  struct Caller {
+    bool unary = false;
+    std::optional<Clock::time_point> deadline;
+    std::shared_ptr<Generation::Subscriber> subscriber;
+  };
+  // The generation, queued or joined, with the caller subscribed to it. Any status of serving.md's
+  // table that can be known now; nothing is left behind then.
+  absl::StatusOr<std::shared_ptr<Generation>> Admit(const v1::GenerateImagesRequest& request,
+                                                    const Caller& caller);
+  // All checks and the answer, but nothing runs (validate_only).
+  absl::StatusOr<GenerationSpec> Check(const v1::GenerateImagesRequest& request,
+                                       const Caller& caller) const;
+
+  // NOT_FOUND / MODEL_NOT_FOUND; INVALID_REQUEST if it is empty and there are several.
+  absl::StatusOr<ServedModel*> FindModel(const std::string& name, const std::string& field) const;
+
+  // From now on everything new is refused with UNAVAILABLE / DRAINING.
+  void StartDraining() { draining_ = true; }
+  const std::string& server_instance() const { return server_instance_; }
+
+ private:
+  struct Draft {
+    ServedModel* model;
+    worker::v1::DescribeResponse plan;
+    GenerationSpec spec;
+    bool seed_drawn = false;
+  };
+  // Validated, with everything but its place in the queue.
+  absl::StatusOr<Draft> Prepare(const v1::GenerateImagesRequest& request,
+                                const Caller& caller) const;
+  static void Place(const ServedModel& model, GenerationSpec& spec,
+                    const std::vector<std::shared_ptr<Generation>>& ahead);
+  absl::Status CheckDeadline(ServedModel& model, const GenerationSpec& spec,
+                             const std::vector<std::shared_ptr<Generation>>& ahead,
+                             std::optional<Clock::time_point> deadline) const;
+  std::shared_ptr<Generation> Make(Draft draft, std::optional<uint64_t> seed,
+                                   const v1::SchedulingHints& hints);
+  void OnEnd(ServedModel& model, Generation& generation);
+
+  Models& models_;
+  Registry& registry_;
+  Timer& timer_;
+  const Limits limits_;
+  const std::string server_instance_;
+  std::atomic<bool> draining_ = false;
+};
+
+}  // namespace patchflow

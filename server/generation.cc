@@ -1,0 +1,324 @@
+#include "server/generation.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "server/errors.h"
+#include "server/version.h"
+
+namespace patchflow {
+namespace {
+
+v1::State EndState(const absl::Status& status) {
+  return status.ok()                 ? v1::STATE_SUCCEEDED
+         : absl::IsCancelled(status) ? v1::STATE_CANCELLED
+                                     : v1::STATE_FAILED;
+}
+
+void Tell(const std::vector<std::shared_ptr<Generation::Subscriber>>& listeners) {
+  for (const auto& listener : listeners) {
+    listener->OnChange();
+  }
+}
+
+}  // namespace
+
+Generation::Generation(GenerationSpec spec, EndHook on_end)
+    : spec_(std::move(spec)), on_end_(std::move(on_end)), create_time_(absl::Now()) {
+  images_.resize(static_cast<size_t>(spec_.params().count()));
+  standing_.queue_position = spec_.accepted.queue_position();
+}
+
+absl::Time Generation::end_time() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return end_time_;
+}
+
+Standing Generation::standing() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return standing_;
+}
+
+bool Generation::ended() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return standing_.ended();
+}
+
+std::shared_ptr<const EncodedImage> Generation::image(int index) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto i = static_cast<size_t>(index);
+  return i < images_.size() ? images_[i] : nullptr;
+}
+
+size_t Generation::bytes() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  size_t bytes = spec_.prompt.size() + spec_.negative_prompt.size() + 1024;
+  for (const auto& image : images_) {
+    bytes += image == nullptr ? 0 : image->data.size();
+  }
+  return bytes;
+}
+
+v1::Progress Generation::ProgressAt(const Standing& standing) const {
+  v1::Progress progress;
+  const int total = spec_.params().steps();
+  progress.set_state(standing.state);
+  progress.set_step(standing.step);
+  progress.set_total_steps(total);
+  progress.set_attempt(standing.attempt);
+  progress.set_images_done(standing.images_done);
+  if (standing.state == v1::STATE_QUEUED) {
+    progress.set_queue_position(standing.queue_position);
+  }
+  if (standing.state == v1::STATE_RUNNING && spec_.estimate.has_value()) {
+    const int step = standing.image_index < standing.images_done ? 0 : standing.step;
+    const absl::Duration left =
+        (spec_.params().count() - standing.images_done) * spec_.estimate->Image(total) -
+        step * spec_.estimate->step;
+    *progress.mutable_eta() = ToProto(std::max(absl::ZeroDuration(), left));
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  *progress.mutable_elapsed() = ToProto((standing_.ended() ? ended_at_ : Clock::now()) - created_);
+  return progress;
+}
+
+v1::Completed Generation::completed() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  v1::Completed completed;
+  const auto add = [&](const char* stage, absl::Duration duration) {
+    auto* timing = completed.add_timings();
+    timing->set_stage(stage);
+    *timing->mutable_duration() = ToProto(duration);
+  };
+  add("queue", absl::FromChrono(QueueTime()));
+  for (const char* stage : {"text_encode", "denoise", "vae_decode", "encode_image"}) {
+    auto found = timings_.find(stage);
+    add(stage, found == timings_.end() ? absl::ZeroDuration() : found->second);
+  }
+  const auto now = standing_.ended() ? ended_at_ : Clock::now();
+  add("total", absl::FromChrono(now - created_));
+  completed.set_peak_gpu_memory_bytes(peak_memory_bytes_);
+  completed.set_server_version(kVersion);
+  completed.set_attempts(standing_.attempt);
+  return completed;
+}
+
+Clock::duration Generation::QueueTime() const {
+  if (standing_.state == v1::STATE_QUEUED) {
+    return queue_time_ + (Clock::now() - queued_at_);
+  }
+  return queue_time_;
+}
+
+std::vector<std::shared_ptr<Generation::Subscriber>> Generation::Listeners() {
+  std::vector<std::shared_ptr<Subscriber>> listeners;
+  listeners.reserve(subscribers_.size());
+  for (const auto& weak : subscribers_) {
+    if (auto subscriber = weak.lock()) {
+      listeners.push_back(std::move(subscriber));
+    }
+  }
+  return listeners;
+}
+
+bool Generation::Subscribe(const std::shared_ptr<Subscriber>& subscriber, bool keep) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (standing_.ended() && !standing_.status.ok()) {
+    return false;
+  }
+  subscribers_.push_back(subscriber);
+  keep_ = keep_ || keep;
+  return true;
+}
+
+void Generation::Unsubscribe(const Subscriber* subscriber, const absl::Status& status) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const size_t before = subscribers_.size();
+  subscribers_.erase(std::remove_if(subscribers_.begin(), subscribers_.end(),
+                                    [&](const std::weak_ptr<Subscriber>& weak) {
+                                      auto other = weak.lock();
+                                      return other == nullptr || other.get() == subscriber;
+                                    }),
+                     subscribers_.end());
+  if (before > 0 && subscribers_.empty() && !keep_ && !standing_.ended()) {
+    EndLocked(lock, status);
+  }
+}
+
+absl::Status Generation::DeadlineError() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (standing_.state != v1::STATE_RUNNING) {
+    const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(QueueTime()).count();
+    return MakeError(absl::StatusCode::kDeadlineExceeded, reason::kDeadlineInQueue,
+                     absl::StrCat("the deadline passed after ", waited, " ms in the queue"),
+                     {{"waited_ms", absl::StrCat(waited)}});
+  }
+  const int total = spec_.params().steps();
+  return MakeError(absl::StatusCode::kDeadlineExceeded, reason::kDeadlineRunning,
+                   absl::StrCat("the deadline passed at step ", standing_.step, " of ", total,
+                                " of image ", standing_.image_index, " of ", images_.size()),
+                   {{"step", absl::StrCat(standing_.step)},
+                    {"total", absl::StrCat(total)},
+                    {"image_index", absl::StrCat(standing_.image_index)}});
+}
+
+bool Generation::Start() {
+  std::vector<std::shared_ptr<Subscriber>> listeners;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (standing_.ended()) {
+      return false;
+    }
+    queue_time_ = QueueTime();
+    standing_.state = v1::STATE_RUNNING;
+    standing_.step = 0;
+    ++standing_.progress_version;
+    listeners = Listeners();
+  }
+  Tell(listeners);
+  return true;
+}
+
+void Generation::Requeue() {
+  std::vector<std::shared_ptr<Subscriber>> listeners;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (standing_.ended()) {
+      return;
+    }
+    queued_at_ = Clock::now();
+    standing_.state = v1::STATE_QUEUED;
+    standing_.step = 0;
+    standing_.queue_position = 0;
+    ++standing_.attempt;
+    ++standing_.progress_version;
+    listeners = Listeners();
+  }
+  Tell(listeners);
+}
+
+int Generation::RecordLoss() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return ++losses_;
+}
+
+void Generation::SetStopper(std::function<void()> stop) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!standing_.ended() || stop == nullptr) {
+      stop_ = std::move(stop);
+      return;
+    }
+  }
+  stop();
+}
+
+void Generation::SetStep(int image_index, int steps_done) {
+  std::vector<std::shared_ptr<Subscriber>> listeners;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (standing_.state != v1::STATE_RUNNING ||
+        (standing_.image_index == image_index && standing_.step == steps_done)) {
+      return;
+    }
+    standing_.image_index = image_index;
+    standing_.step = steps_done;
+    ++standing_.progress_version;
+    listeners = Listeners();
+  }
+  Tell(listeners);
+}
+
+void Generation::SetPreview(std::shared_ptr<const v1::Preview> preview) {
+  std::vector<std::shared_ptr<Subscriber>> listeners;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (standing_.state != v1::STATE_RUNNING) {
+      return;
+    }
+    standing_.preview = std::move(preview);
+    ++standing_.preview_version;
+    listeners = Listeners();
+  }
+  Tell(listeners);
+}
+
+void Generation::AddImage(int index, std::shared_ptr<const EncodedImage> image,
+                          const std::map<std::string, absl::Duration>& timings,
+                          uint64_t peak_memory_bytes) {
+  std::vector<std::shared_ptr<Subscriber>> listeners;
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    auto& slot = images_.at(static_cast<size_t>(index));
+    if (standing_.ended() || slot != nullptr) {
+      return;
+    }
+    slot = std::move(image);
+    for (const auto& [stage, duration] : timings) {
+      timings_[stage] += duration;
+    }
+    peak_memory_bytes_ = std::max(peak_memory_bytes_, peak_memory_bytes);
+    ++standing_.images_done;
+    ++standing_.progress_version;
+    if (standing_.images_done == static_cast<int>(images_.size())) {
+      EndLocked(lock, absl::OkStatus());
+      return;
+    }
+    listeners = Listeners();
+  }
+  Tell(listeners);
+}
+
+std::vector<int> Generation::MissingImages() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<int> missing;
+  for (size_t i = 0; i < images_.size(); ++i) {
+    if (images_[i] == nullptr) {
+      missing.push_back(static_cast<int>(i));
+    }
+  }
+  return missing;
+}
+
+void Generation::SetQueuePosition(int position) {
+  std::vector<std::shared_ptr<Subscriber>> listeners;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (standing_.state != v1::STATE_QUEUED || standing_.queue_position == position) {
+      return;
+    }
+    standing_.queue_position = position;
+    ++standing_.progress_version;
+    listeners = Listeners();
+  }
+  Tell(listeners);
+}
+
+void Generation::End(const absl::Status& status) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (!standing_.ended()) {
+    EndLocked(lock, status);
+  }
+}
+
+void Generation::EndLocked(std::unique_lock<std::mutex>& lock, const absl::Status& status) {
+  queue_time_ = QueueTime();
+  standing_.state = EndState(status);
+  standing_.status = status;
+  standing_.preview = nullptr;
+  ++standing_.progress_version;
+  ended_at_ = Clock::now();
+  end_time_ = absl::Now();
+  auto listeners = Listeners();
+  auto stop = std::move(stop_);
+  stop_ = nullptr;
+  lock.unlock();
+  if (stop != nullptr) {
+    stop();
+  }
+  on_end_(*this);
+  Tell(listeners);
+}
+
+}  // namespace patchflow

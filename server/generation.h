@@ -1,0 +1,144 @@
+// One accepted generation, from admission to its end.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "patchflow/v1/image_generation.pb.h"
+#include "server/clock.h"
+#include "server/cost_model.h"
+
+namespace patchflow {
+
+// A finished image: header and file.
+struct EncodedImage {
+  v1::ImageHeader header;
+  std::string data;
+};
+
+// What was accepted. Never changes.
+struct GenerationSpec {
+  std::string request_id;
+  std::string fingerprint;  // Of prompt, image, sampling, output and model as sent.
+  std::string prompt;
+  std::string negative_prompt;
+  bool embed_metadata = false;
+  int preview_every_steps = 0;
+  int preview_max_edge = 0;
+  v1::Priority priority = v1::PRIORITY_NORMAL;
+  v1::Accepted accepted;  // With plan_digest and the effective parameters.
+  std::optional<Estimate> estimate;
+
+  const v1::EffectiveParams& params() const { return accepted.effective(); }
+};
+
+// Where a generation stands, at one moment.
+struct Standing {
+  v1::State state = v1::STATE_QUEUED;
+  int image_index = 0;  // At work.
+  int step = 0;         // Done of that image.
+  int attempt = 1;
+  int images_done = 0;
+  int queue_position = 0;
+  uint64_t progress_version = 0;  // Rises with every change of the above.
+  std::shared_ptr<const v1::Preview> preview;
+  uint64_t preview_version = 0;
+  absl::Status status;  // Once it has ended.
+
+  bool ended() const { return state >= v1::STATE_SUCCEEDED; }
+};
+
+// Thread-safe. Holds every finished image until it is destroyed itself, so a reader of any speed
+// gets all of them, and no image is made twice.
+class Generation {
+ public:
+  // Someone who wants the outcome: a stream, a unary call.
+  class Subscriber {
+   public:
+    virtual ~Subscriber() = default;
+    // Something changed. Called on any thread without locks held; must not block.
+    virtual void OnChange() = 0;
+  };
+  // Called once, when the generation has ended and before its subscribers hear of it.
+  using EndHook = std::function<void(Generation&)>;
+
+  Generation(GenerationSpec spec, EndHook on_end);
+
+  const GenerationSpec& spec() const { return spec_; }
+  Clock::time_point created() const { return created_; }
+  absl::Time create_time() const { return create_time_; }
+  absl::Time end_time() const;  // InfiniteFuture before the end.
+  Standing standing() const;
+  bool ended() const;
+  // Null until image `index` is finished.
+  std::shared_ptr<const EncodedImage> image(int index) const;
+  size_t bytes() const;
+  v1::Progress ProgressAt(const Standing& standing) const;
+  // As it stands; complete once it has ended.
+  v1::Completed completed() const;
+
+  // -- subscribers
+  // `keep`: it goes on without subscribers, from now on. False, and nothing done, if it has ended
+  // with an error.
+  bool Subscribe(const std::shared_ptr<Subscriber>& subscriber, bool keep);
+  // The last one to go ends it with `status`, unless it is kept.
+  void Unsubscribe(const Subscriber* subscriber, const absl::Status& status);
+  // The error of a deadline that passes now: DEADLINE_IN_QUEUE or DEADLINE_RUNNING.
+  absl::Status DeadlineError() const;
+
+  // -- whoever makes the images
+  // QUEUED -> RUNNING. False if it has ended.
+  bool Start();
+  // RUNNING -> QUEUED; the attempt rises. Nothing if it has ended.
+  void Requeue();
+  // Times that a worker died at it. Rises by one.
+  int RecordLoss();
+  // How to stop the work at hand; called at once if the generation has ended, and at most once.
+  // Null forgets it.
+  void SetStopper(std::function<void()> stop);
+  void SetStep(int image_index, int steps_done);
+  void SetPreview(std::shared_ptr<const v1::Preview> preview);
+  // Timings are added up. The last missing image ends the generation with OK.
+  void AddImage(int index, std::shared_ptr<const EncodedImage> image,
+                const std::map<std::string, absl::Duration>& timings, uint64_t peak_memory_bytes);
+  std::vector<int> MissingImages() const;
+  void SetQueuePosition(int position);
+
+  // Ends it; the first end counts. Any thread.
+  void End(const absl::Status& status);
+
+ private:
+  // Notes a change; the subscribers to tell once the lock is gone.
+  std::vector<std::shared_ptr<Subscriber>> Listeners();
+  void EndLocked(std::unique_lock<std::mutex>& lock, const absl::Status& status);
+  Clock::duration QueueTime() const;
+
+  const GenerationSpec spec_;
+  const EndHook on_end_;
+  const Clock::time_point created_ = Clock::now();
+  const absl::Time create_time_;
+
+  mutable std::mutex mutex_;
+  Standing standing_;
+  std::vector<std::shared_ptr<const EncodedImage>> images_;
+  std::map<std::string, absl::Duration> timings_;
+  uint64_t peak_memory_bytes_ = 0;
+  int losses_ = 0;
+  bool keep_ = false;
+  Clock::time_point queued_at_ = created_;
+  Clock::duration queue_time_{0};
+  Clock::time_point ended_at_;
+  absl::Time end_time_ = absl::InfiniteFuture();
+  std::function<void()> stop_;
+  std::vector<std::weak_ptr<Subscriber>> subscribers_;
+};
+
+}  // namespace patchflow

@@ -1,0 +1,118 @@
+// One group of ranks, as the front end sees it: the meeting point of its supervisor, its dispatcher
+// and everyone who asks how it is.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "absl/time/time.h"
+#include "patchflow/worker/v1/worker.pb.h"
+#include "server/clock.h"
+#include "server/config.h"
+#include "server/generation.h"
+#include "server/worker_client.h"
+
+namespace patchflow {
+
+enum class GroupState {
+  kStarting,    // Its worker has never been ready.
+  kServing,     // Takes jobs.
+  kRecovering,  // Its worker was lost and comes back.
+  kFailed,      // Given up.
+};
+
+// Lower case: "serving".
+const char* Name(GroupState state);
+
+// One life of the group's worker, from ready to lost.
+struct Incarnation {
+  uint64_t epoch = 0;
+  std::shared_ptr<WorkerClient> client;
+  worker::v1::DescribeResponse info;
+};
+
+// Thread-safe. The hooks are called without locks held.
+class Group {
+ public:
+  explicit Group(GroupConfig config);
+
+  const GroupConfig& config() const { return config_; }
+
+  // Set before the threads start: called after every change of state, and after every beat.
+  void OnChange(std::function<void()> hook) { on_change_ = std::move(hook); }
+  void OnBeat(std::function<void(const worker::v1::WatchResponse&)> hook) {
+    on_beat_ = std::move(hook);
+  }
+
+  // -- anyone
+  GroupState state() const;
+  // Whether its worker was ever ready.
+  bool ever_served() const;
+  // Failures since the last completed job.
+  int failures() const;
+  int restarts() const;
+  // Why its worker was lost or given up.
+  std::string failure() const;
+  // Of the present or last incarnation.
+  std::optional<worker::v1::DescribeResponse> info() const;
+  // Time since it last served; zero while it serves.
+  absl::Duration OutOfServiceFor() const;
+  std::shared_ptr<Generation> running() const;
+
+  // -- its supervisor
+  void SetServing(std::shared_ptr<WorkerClient> client, worker::v1::DescribeResponse info);
+  // Counts a failure, unless the worker was not yet lost and ended on request.
+  void SetLost(const std::string& why);
+  void SetFailed(const std::string& why);
+  void Beat(const worker::v1::WatchResponse& beat);
+  // What the dispatcher holds against the present worker.
+  std::optional<std::string> complaint() const;
+  // How long the running job has said nothing; zero when idle.
+  absl::Duration SilentFor() const;
+  // Ends every wait, for good.
+  void Stop();
+  bool stopped() const;
+
+  // -- its dispatcher
+  // Waits until it serves; nothing once it has failed or stopped.
+  std::optional<Incarnation> WaitServing();
+  bool Serving(uint64_t epoch) const;
+  // The worker of this epoch must be replaced.
+  void Complain(uint64_t epoch, const std::string& why);
+  void JobCompleted();
+  // `abort` is called once if the worker of this epoch is lost, now or before SetIdle().
+  void SetRunning(uint64_t epoch, std::shared_ptr<Generation> generation,
+                  std::function<void()> abort);
+  void SetIdle();
+  // The running job said something.
+  void NoteEvent() { last_event_ = Clock::now(); }
+
+ private:
+  const GroupConfig config_;
+  std::function<void()> on_change_ = [] {};
+  std::function<void(const worker::v1::WatchResponse&)> on_beat_ =
+      [](const worker::v1::WatchResponse&) {};
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  GroupState state_ = GroupState::kStarting;
+  bool stopped_ = false;
+  bool ever_served_ = false;
+  int failures_ = 0;
+  int restarts_ = 0;
+  std::string failure_;
+  std::optional<std::string> complaint_;
+  Incarnation incarnation_;
+  Clock::time_point served_until_ = Clock::now();
+  std::shared_ptr<Generation> running_;
+  std::function<void()> abort_;
+  std::atomic<Clock::time_point> last_event_ = Clock::now();
+};
+
+}  // namespace patchflow

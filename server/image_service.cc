@@ -1,0 +1,263 @@
+#include "server/image_service.h"
+
+#include <utility>
+
+#include "server/clock.h"
+#include "server/errors.h"
+#include "server/raw_message.h"
+#include "server/status.h"
+#include "server/stream_call.h"
+#include "server/unary_call.h"
+#include "server/validate.h"
+#include "server/version.h"
+
+namespace patchflow {
+namespace {
+
+google::protobuf::Timestamp ToProto(absl::Time time) {
+  google::protobuf::Timestamp proto;
+  const int64_t nanos = absl::ToUnixNanos(time);
+  proto.set_seconds(nanos / 1000000000);
+  proto.set_nanos(static_cast<int32_t>(nanos % 1000000000));
+  return proto;
+}
+
+// Parses, handles, answers: the whole of a call that does not wait.
+template <typename Request, typename Handler>
+grpc::ServerUnaryReactor* AnswerAtOnce(grpc::CallbackServerContext* context,
+                                       const grpc::ByteBuffer* bytes, grpc::ByteBuffer* out,
+                                       Handler handle) {
+  auto* reactor = context->DefaultReactor();
+  Request request;
+  absl::Status status = ParseMessage(*bytes, request);
+  if (status.ok()) {
+    auto response = handle(request);
+    status = response.status();
+    if (response.ok()) {
+      *out = SerializeMessage(*response);
+    }
+  }
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+v1::Completed NothingRan() {
+  v1::Completed completed;
+  completed.set_server_version(kVersion);
+  return completed;
+}
+
+// Accepted and Completed of a request that was only validated.
+std::vector<v1::GenerateImagesResponse> OnlyValidated(const GenerationSpec& spec) {
+  std::vector<v1::GenerateImagesResponse> messages(2);
+  for (size_t i = 0; i < messages.size(); ++i) {
+    messages[i].set_request_id(spec.request_id);
+    messages[i].set_sequence(i + 1);
+  }
+  *messages[0].mutable_accepted() = spec.accepted;
+  *messages[1].mutable_completed() = NothingRan();
+  return messages;
+}
+
+}  // namespace
+
+ImageService::ImageService(Admission& admission, Admission::Models& models, Registry& registry,
+                           const CallServices& services)
+    : admission_(admission), models_(models), registry_(registry), services_(services) {}
+
+void ImageService::Refused(GenerationCall& call, const std::string& model,
+                           const absl::Status& status) {
+  services_.metrics.Rejected(model, status);
+  call.EndWith(status);
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* ImageService::GenerateImages(Context* context,
+                                                                         const Bytes* bytes) {
+  auto stream =
+      MakeStream(services_, "GenerateImages", context,
+                 [](v1::GenerateImagesResponse&& message) { return SerializeMessage(message); });
+  auto* reactor = stream->reactor();
+  v1::GenerateImagesRequest request;
+  if (absl::Status status = ParseMessage(*bytes, request); !status.ok()) {
+    Refused(*stream, "", status);
+    return reactor;
+  }
+  if (auto model = admission_.FindModel(request.model(), "model"); model.ok()) {
+    stream->SetModel((*model)->name());
+  }
+  const Admission::Caller caller{false, DeadlineOf(*context), stream};
+  if (request.validate_only()) {
+    auto checked = admission_.Check(request, caller);
+    if (checked.ok()) {
+      stream->SendOnly(OnlyValidated(*checked));
+    } else {
+      Refused(*stream, request.model(), checked.status());
+    }
+    return reactor;
+  }
+  auto generation = admission_.Admit(request, caller);
+  if (generation.ok()) {
+    stream->Begin(*std::move(generation), request.stream(), caller.deadline);
+  } else {
+    Refused(*stream, request.model(), generation.status());
+  }
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* ImageService::GenerateImagesUnary(Context* context, const Bytes* bytes,
+                                                            Bytes* response) {
+  auto call = MakeUnary(services_, "GenerateImagesUnary", response);
+  auto* reactor = call->reactor();
+  v1::GenerateImagesUnaryRequest request;
+  if (absl::Status status = ParseMessage(*bytes, request); !status.ok()) {
+    Refused(*call, "", status);
+    return reactor;
+  }
+  const v1::GenerateImagesRequest& inner = request.generation();
+  if (auto model = admission_.FindModel(inner.model(), "model"); model.ok()) {
+    call->SetModel((*model)->name());
+  }
+  const Admission::Caller caller{true, DeadlineOf(*context), call};
+  if (inner.validate_only()) {
+    auto checked = admission_.Check(inner, caller);
+    if (!checked.ok()) {
+      Refused(*call, inner.model(), checked.status());
+      return reactor;
+    }
+    v1::GenerateImagesUnaryResponse answer;
+    answer.set_request_id(checked->request_id);
+    *answer.mutable_accepted() = checked->accepted;
+    *answer.mutable_completed() = NothingRan();
+    call->Answer(answer);
+    return reactor;
+  }
+  auto generation = admission_.Admit(inner, caller);
+  if (generation.ok()) {
+    call->Attach(*std::move(generation), caller.deadline);
+  } else {
+    Refused(*call, inner.model(), generation.status());
+  }
+  return reactor;
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* ImageService::FetchGeneration(Context* context,
+                                                                          const Bytes* bytes) {
+  auto stream =
+      MakeStream(services_, "FetchGeneration", context, [](v1::GenerateImagesResponse&& message) {
+        v1::FetchGenerationResponse response;
+        *response.mutable_message() = std::move(message);
+        return SerializeMessage(response);
+      });
+  auto* reactor = stream->reactor();
+  v1::FetchGenerationRequest request;
+  absl::Status status = ParseMessage(*bytes, request);
+  if (status.ok()) {
+    status = ValidateRequestId(request.request_id(), true);
+  }
+  if (status.ok()) {
+    status = ValidateStreamOptions(request.stream(), "stream.");
+  }
+  if (!status.ok()) {
+    stream->EndWith(status);
+    return reactor;
+  }
+  auto generation = registry_.Find(request.request_id());
+  if (!generation.ok()) {
+    stream->EndWith(generation.status());
+    return reactor;
+  }
+  stream->SetModel((*generation)->spec().params().model());
+  (*generation)->Subscribe(stream, false);
+  stream->Begin(*std::move(generation), request.stream(), DeadlineOf(*context));
+  return reactor;
+}
+
+absl::StatusOr<v1::GetGenerationResponse> ImageService::Get(
+    const v1::GetGenerationRequest& request) const {
+  if (absl::Status status = ValidateRequestId(request.request_id(), true); !status.ok()) {
+    return status;
+  }
+  auto found = registry_.Find(request.request_id());
+  if (!found.ok()) {
+    return found.status();
+  }
+  const Generation& generation = **found;
+  const Standing standing = generation.standing();
+  v1::GetGenerationResponse response;
+  response.set_request_id(request.request_id());
+  response.set_state(standing.state);
+  *response.mutable_progress() = generation.ProgressAt(standing);
+  *response.mutable_effective() = generation.spec().params();
+  *response.mutable_create_time() = ToProto(generation.create_time());
+  if (standing.ended()) {
+    *response.mutable_end_time() = ToProto(generation.end_time());
+  }
+  if (!standing.status.ok()) {
+    response.set_error_code(static_cast<int>(standing.status.code()));
+    response.set_error_reason(ReasonOf(standing.status));
+    response.set_error_message(std::string(standing.status.message()));
+  }
+  return response;
+}
+
+grpc::ServerUnaryReactor* ImageService::GetGeneration(Context* context, const Bytes* request,
+                                                      Bytes* response) {
+  return AnswerAtOnce<v1::GetGenerationRequest>(
+      context, request, response,
+      [this](const v1::GetGenerationRequest& parsed) { return Get(parsed); });
+}
+
+absl::StatusOr<v1::CancelGenerationResponse> ImageService::Cancel(
+    const v1::CancelGenerationRequest& request) {
+  if (absl::Status status = ValidateRequestId(request.request_id(), true); !status.ok()) {
+    return status;
+  }
+  v1::CancelGenerationResponse response;
+  if (auto generation = registry_.FindOrCancelAhead(request.request_id())) {
+    generation->End(MakeError(absl::StatusCode::kCancelled, reason::kCancelledByRequest,
+                              "CancelGeneration was called",
+                              {{"request_id", request.request_id()}}));
+    response.set_state(generation->standing().state);
+  }
+  return response;
+}
+
+grpc::ServerUnaryReactor* ImageService::CancelGeneration(Context* context, const Bytes* request,
+                                                         Bytes* response) {
+  return AnswerAtOnce<v1::CancelGenerationRequest>(
+      context, request, response,
+      [this](const v1::CancelGenerationRequest& parsed) { return Cancel(parsed); });
+}
+
+grpc::ServerUnaryReactor* ImageService::ListModels(Context* context, const Bytes* request,
+                                                   Bytes* response) {
+  return AnswerAtOnce<v1::ListModelsRequest>(
+      context, request, response,
+      [this](const v1::ListModelsRequest&) -> absl::StatusOr<v1::ListModelsResponse> {
+        v1::ListModelsResponse list;
+        for (const auto& [name, model] : models_) {
+          *list.add_models() = model->Describe();
+        }
+        return list;
+      });
+}
+
+grpc::ServerUnaryReactor* ImageService::GetModel(Context* context, const Bytes* request,
+                                                 Bytes* response) {
+  return AnswerAtOnce<v1::GetModelRequest>(
+      context, request, response,
+      [this](const v1::GetModelRequest& parsed) -> absl::StatusOr<v1::GetModelResponse> {
+        if (parsed.name().empty()) {
+          return FieldErrors(reason::kInvalidRequest, {{"name", "is required"}});
+        }
+        auto model = admission_.FindModel(parsed.name(), "name");
+        if (!model.ok()) {
+          return model.status();
+        }
+        v1::GetModelResponse found;
+        *found.mutable_model() = (*model)->Describe();
+        return found;
+      });
+}
+
+}  // namespace patchflow

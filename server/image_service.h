@@ -1,0 +1,56 @@
+// patchflow.v1.ImageGenerationService over gRPC.
+#pragma once
+
+#include <grpcpp/server_context.h>
+
+#include "patchflow/v1/image_generation.grpc.pb.h"
+#include "server/admission.h"
+#include "server/generation_call.h"
+#include "server/registry.h"
+
+namespace patchflow {
+
+template <typename Base>
+using RawImageService = v1::ImageGenerationService::WithRawCallbackMethod_GenerateImages<
+    v1::ImageGenerationService::WithRawCallbackMethod_GenerateImagesUnary<
+        v1::ImageGenerationService::WithRawCallbackMethod_GetGeneration<
+            v1::ImageGenerationService::WithRawCallbackMethod_FetchGeneration<
+                v1::ImageGenerationService::WithRawCallbackMethod_CancelGeneration<
+                    v1::ImageGenerationService::WithRawCallbackMethod_ListModels<
+                        v1::ImageGenerationService::WithRawCallbackMethod_GetModel<Base>>>>>>>;
+
+// Handlers check, admit and return; nothing in them blocks.
+class ImageService final : public RawImageService<v1::ImageGenerationService::Service> {
+ public:
+  // All must outlive this.
+  ImageService(Admission& admission, Admission::Models& models, Registry& registry,
+               const CallServices& services);
+
+  using Context = grpc::CallbackServerContext;
+  using Bytes = grpc::ByteBuffer;
+
+  grpc::ServerWriteReactor<Bytes>* GenerateImages(Context* context, const Bytes* request) override;
+  grpc::ServerUnaryReactor* GenerateImagesUnary(Context* context, const Bytes* request,
+                                                Bytes* response) override;
+  grpc::ServerWriteReactor<Bytes>* FetchGeneration(Context* context, const Bytes* request) override;
+  grpc::ServerUnaryReactor* GetGeneration(Context* context, const Bytes* request,
+                                          Bytes* response) override;
+  grpc::ServerUnaryReactor* CancelGeneration(Context* context, const Bytes* request,
+                                             Bytes* response) override;
+  grpc::ServerUnaryReactor* ListModels(Context* context, const Bytes* request,
+                                       Bytes* response) override;
+  grpc::ServerUnaryReactor* GetModel(Context* context, const Bytes* request,
+                                     Bytes* response) override;
+
+ private:
+  void Refused(GenerationCall& call, const std::string& model, const absl::Status& status);
+  absl::StatusOr<v1::GetGenerationResponse> Get(const v1::GetGenerationRequest& request) const;
+  absl::StatusOr<v1::CancelGenerationResponse> Cancel(const v1::CancelGenerationRequest& request);
+
+  Admission& admission_;
+  Admission::Models& models_;
+  Registry& registry_;
+  const CallServices services_;
+};
+
+}  // namespace patchflow

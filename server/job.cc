@@ -1,0 +1,136 @@
+#include "server/job.h"
+
+#include "absl/strings/str_cat.h"
+#include "server/clock.h"
+#include "server/sha256.h"
+#include "server/version.h"
+
+namespace patchflow {
+namespace {
+
+void AddMetadata(const Generation& generation, int index, worker::v1::ExecuteRequest& request) {
+  const GenerationSpec& spec = generation.spec();
+  const v1::EffectiveParams& params = spec.params();
+  auto& metadata = *request.mutable_metadata();
+  metadata["software"] = absl::StrCat("patchflow ", kVersion);
+  metadata["prompt"] = spec.prompt;
+  metadata["negative_prompt"] = spec.negative_prompt;
+  metadata["seed"] = absl::StrCat(params.seed() + static_cast<uint64_t>(index));
+  metadata["width"] = absl::StrCat(params.width());
+  metadata["height"] = absl::StrCat(params.height());
+  metadata["steps"] = absl::StrCat(params.steps());
+  metadata["guidance_scale"] = absl::StrCat(params.guidance_scale());
+  metadata["scheduler"] = params.scheduler();
+  metadata["model"] = params.model();
+  metadata["model_digest"] = params.model_digest();
+  metadata["dtype"] = params.dtype();
+  metadata["layout"] = params.layout();
+  metadata["plan_digest"] = spec.accepted.plan_digest();
+}
+
+// No format exceeds raw pixels by more than its headers and a small share.
+uint64_t MaxImageBytes(const v1::EffectiveParams& params) {
+  const uint64_t raw =
+      uint64_t{3} * static_cast<uint64_t>(params.width()) * static_cast<uint64_t>(params.height());
+  return raw + raw / 8 + (1 << 20);
+}
+
+}  // namespace
+
+worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation) {
+  const GenerationSpec& spec = generation.spec();
+  worker::v1::ExecuteRequest request;
+  request.set_request_id(spec.request_id);
+  *request.mutable_params() = spec.params();
+  request.set_prompt(spec.prompt);
+  request.set_negative_prompt(spec.negative_prompt);
+  for (int index : generation.MissingImages()) {
+    request.add_image_indices(index);
+    if (spec.embed_metadata) {
+      AddMetadata(generation, index, request);
+      break;
+    }
+  }
+  request.set_preview_every_steps(spec.preview_every_steps);
+  request.set_preview_max_edge(spec.preview_max_edge);
+  return request;
+}
+
+ImageCollector::ImageCollector(Generation& generation, CostModel& costs,
+                               const ModelMetrics& metrics)
+    : generation_(generation), costs_(costs), metrics_(metrics) {}
+
+absl::Status ImageCollector::Take(worker::v1::ExecuteResponse& event) {
+  switch (event.event_case()) {
+    case worker::v1::ExecuteResponse::kStep:
+      if (event.step().phase() == worker::v1::JOB_PHASE_DENOISE) {
+        generation_.SetStep(event.step().image_index(), event.step().steps_done());
+      }
+      return absl::OkStatus();
+    case worker::v1::ExecuteResponse::kPreview:
+      generation_.SetPreview(std::make_shared<v1::Preview>(std::move(*event.mutable_preview())));
+      return absl::OkStatus();
+    case worker::v1::ExecuteResponse::kImageHeader:
+      return Begin(event.image_header());
+    case worker::v1::ExecuteResponse::kImageChunk:
+      return Append(event.image_chunk());
+    case worker::v1::ExecuteResponse::kImageDone:
+      return Finish(event.image_done());
+    case worker::v1::ExecuteResponse::EVENT_NOT_SET:
+      break;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ImageCollector::Begin(const v1::ImageHeader& header) {
+  const v1::EffectiveParams& params = generation_.spec().params();
+  if (image_ != nullptr) {
+    return absl::InternalError("an image began before the last one was done");
+  }
+  if (header.image_index() < 0 || header.image_index() >= params.count()) {
+    return absl::InternalError(absl::StrCat("no image ", header.image_index(), " was asked for"));
+  }
+  if (header.total_bytes() > MaxImageBytes(params)) {
+    return absl::InternalError(absl::StrCat("an image of ", header.total_bytes(), " bytes for ",
+                                            params.width(), "x", params.height()));
+  }
+  image_ = std::make_shared<EncodedImage>();
+  image_->header = header;
+  image_->data.reserve(header.total_bytes());
+  return absl::OkStatus();
+}
+
+absl::Status ImageCollector::Append(const v1::ImageChunk& chunk) {
+  if (image_ == nullptr || chunk.image_index() != image_->header.image_index() ||
+      chunk.offset() != image_->data.size() ||
+      chunk.offset() + chunk.data().size() > image_->header.total_bytes()) {
+    return absl::InternalError("a chunk does not fit into its image");
+  }
+  image_->data += chunk.data();
+  return absl::OkStatus();
+}
+
+absl::Status ImageCollector::Finish(const worker::v1::ImageDone& done) {
+  if (image_ == nullptr || done.image_index() != image_->header.image_index()) {
+    return absl::InternalError("an image ended that had not begun");
+  }
+  if (image_->data.size() != image_->header.total_bytes() ||
+      Sha256(image_->data) != image_->header.sha256()) {
+    return absl::InternalError("an image is not what its header says");
+  }
+  std::map<std::string, absl::Duration> timings;
+  absl::Duration overhead;
+  for (const auto& timing : done.timings()) {
+    const absl::Duration duration = FromProto(timing.duration());
+    timings[timing.stage()] += duration;
+    overhead += timing.stage() == "denoise" ? absl::ZeroDuration() : duration;
+  }
+  const GenerationSpec& spec = generation_.spec();
+  costs_.Record(spec.accepted.plan_digest(), spec.params(), overhead, timings["denoise"]);
+  metrics_.ObserveImage(spec.params(), done);
+  generation_.AddImage(done.image_index(), std::move(image_), timings, done.peak_memory_bytes());
+  image_ = nullptr;
+  return absl::OkStatus();
+}
+
+}  // namespace patchflow

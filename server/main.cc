@@ -1,0 +1,84 @@
+// patchflow-server: the front end.
+
+#include <grpc/support/log.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <string>
+#include <thread>
+
+#include "server/config.h"
+#include "server/log.h"
+#include "server/server.h"
+#include "server/version.h"
+
+namespace {
+
+constexpr int kExitFailed = 1;
+constexpr int kExitBadConfig = 2;
+
+// gRPC's own complaints, as lines of our log.
+void LogForGrpc(gpr_log_func_args* args) {
+  if (args->severity == GPR_LOG_SEVERITY_ERROR) {
+    patchflow::LogWarning("grpc", {{"text", args->message}});
+  }
+}
+
+sigset_t StopSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  return signals;
+}
+
+// The first signal begins the drain, the second ends the process at once; the kernel then ends the
+// workers.
+void HandleSignals(patchflow::Server& server) {
+  const sigset_t signals = StopSignals();
+  int number = 0;
+  sigwait(&signals, &number);
+  server.Stop();
+  sigwait(&signals, &number);
+  _exit(128 + number);
+}
+
+int Run(const std::string& config_file) {
+  auto config = patchflow::LoadConfig(config_file);
+  if (!config.ok()) {
+    std::fprintf(stderr, "patchflow-server: the configuration cannot be used:\n%s\n",
+                 std::string(config.status().message()).c_str());
+    return kExitBadConfig;
+  }
+  patchflow::StartLog(config->log);
+  auto server = patchflow::Server::Start(*config);
+  if (!server.ok()) {
+    patchflow::LogError("cannot start", {{"why", std::string(server.status().message())}});
+    return kExitFailed;
+  }
+  std::thread(HandleSignals, std::ref(**server)).detach();
+  const bool given_up = (*server)->WaitUntilDone();
+  (*server)->Drain();
+  server->reset();
+  return given_up ? kExitFailed : 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Serves text-to-image models over gRPC."};
+  std::string config_file;
+  app.add_option("--config", config_file, "YAML file")->required();
+  app.set_version_flag("--version", patchflow::kVersion);
+  CLI11_PARSE(app, argc, argv);
+  const sigset_t signals = StopSignals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  gpr_set_log_function(LogForGrpc);
+  const int status = Run(config_file);
+  patchflow::StopLog();
+  _exit(status);
+}

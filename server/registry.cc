@@ -1,0 +1,183 @@
+#include "server/registry.h"
+
+#include "absl/strings/str_cat.h"
+#include "server/errors.h"
+
+namespace patchflow {
+namespace {
+
+constexpr size_t kMaxCancelledAhead = 1024;
+constexpr Clock::duration kPoisonAge = std::chrono::minutes(10);
+
+}  // namespace
+
+absl::Status PoisonError() {
+  return MakeError(absl::StatusCode::kInternal, reason::kPoisonRequest,
+                   "workers ended while they ran this request; it is not run again");
+}
+
+bool Registry::RunsAnew(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status) ||
+         absl::IsDeadlineExceeded(status) || ReasonOf(status) == reason::kClientCancelled;
+}
+
+Registry::Registry(size_t max_bytes, absl::Duration max_age, Now now)
+    : max_bytes_(max_bytes), max_age_(ToClock(max_age)), now_(std::move(now)) {}
+
+absl::StatusOr<Registry::Claimed> Registry::Claim(const std::string& request_id,
+                                                  const std::string& fingerprint,
+                                                  const Make& make) {
+  std::shared_ptr<Generation> replaced;
+  std::lock_guard<std::mutex> lock(mutex_);
+  ExpireLocked();
+  if (cancelled_.count(request_id) != 0) {
+    return MakeError(absl::StatusCode::kCancelled, reason::kCancelledByRequest,
+                     absl::StrCat("request ", request_id, " was cancelled before it came"),
+                     {{"request_id", request_id}});
+  }
+  if (poisoned_.count(fingerprint) != 0) {
+    return PoisonError();
+  }
+  std::optional<uint64_t> seed;
+  auto found = known_.find(request_id);
+  if (found != known_.end()) {
+    Generation& generation = *found->second;
+    if (generation.spec().fingerprint != fingerprint) {
+      return WithResource(
+          MakeError(absl::StatusCode::kAlreadyExists, reason::kRequestIdConflict,
+                    absl::StrCat("request_id ", request_id, " belongs to another request"),
+                    {{"request_id", request_id}}),
+          "patchflow.v1.Generation", request_id);
+    }
+    const Standing standing = generation.standing();
+    if (!standing.ended() || !RunsAnew(standing.status)) {
+      return Claimed{found->second, false};
+    }
+    seed = generation.spec().params().seed();
+    replaced = std::move(found->second);
+    known_.erase(found);
+  }
+  Claimed claimed{make(seed), true};
+  known_[request_id] = claimed.generation;
+  ++live_;
+  return claimed;
+}
+
+absl::StatusOr<std::shared_ptr<Generation>> Registry::Find(const std::string& request_id) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  ExpireLocked();
+  auto found = known_.find(request_id);
+  if (found == known_.end()) {
+    return WithResource(
+        MakeError(absl::StatusCode::kNotFound, reason::kGenerationNotFound,
+                  absl::StrCat("no generation ", request_id, "; ended ones are kept for ",
+                               absl::FormatDuration(absl::FromChrono(max_age_))),
+                  {{"request_id", request_id}}),
+        "patchflow.v1.Generation", request_id);
+  }
+  return found->second;
+}
+
+std::shared_ptr<Generation> Registry::FindOrCancelAhead(const std::string& request_id) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  ExpireLocked();
+  auto found = known_.find(request_id);
+  if (found != known_.end()) {
+    return found->second;
+  }
+  const auto now = now_();
+  if (cancelled_.emplace(request_id, now).second) {
+    cancelled_order_.emplace_back(now, request_id);
+  }
+  while (cancelled_order_.size() > kMaxCancelledAhead) {
+    cancelled_.erase(cancelled_order_.front().second);
+    cancelled_order_.pop_front();
+  }
+  return nullptr;
+}
+
+void Registry::Ended(Generation& generation) {
+  const std::string& id = generation.spec().request_id;
+  const size_t bytes = generation.bytes();
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto found = known_.find(id);
+  if (found == known_.end() || found->second.get() != &generation) {
+    return;
+  }
+  --live_;
+  kept_.push_back({id, &generation, bytes, now_()});
+  kept_bytes_ += bytes;
+  ExpireLocked();
+}
+
+void Registry::Forget(const Generation& generation) {
+  std::shared_ptr<Generation> dropped;
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto found = known_.find(generation.spec().request_id);
+  if (found != known_.end() && found->second.get() == &generation) {
+    dropped = std::move(found->second);
+    known_.erase(found);
+  }
+}
+
+void Registry::Poison(const std::string& fingerprint) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  poisoned_[fingerprint] = now_();
+}
+
+void Registry::Expire() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  ExpireLocked();
+}
+
+void Registry::ExpireLocked() {
+  const auto now = now_();
+  while (!kept_.empty() && (kept_bytes_ > max_bytes_ || now - kept_.front().ended >= max_age_)) {
+    DropOldest();
+  }
+  while (!cancelled_order_.empty() && now - cancelled_order_.front().first >= max_age_) {
+    cancelled_.erase(cancelled_order_.front().second);
+    cancelled_order_.pop_front();
+  }
+  for (auto it = poisoned_.begin(); it != poisoned_.end();) {
+    it = now - it->second >= kPoisonAge ? poisoned_.erase(it) : std::next(it);
+  }
+}
+
+void Registry::DropOldest() {
+  const Kept& oldest = kept_.front();
+  auto found = known_.find(oldest.request_id);
+  if (found != known_.end() && found->second.get() == oldest.generation) {
+    known_.erase(found);
+  }
+  kept_bytes_ -= oldest.bytes;
+  kept_.pop_front();
+}
+
+std::vector<std::shared_ptr<Generation>> Registry::Live() const {
+  std::vector<std::shared_ptr<Generation>> live;
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& [id, generation] : known_) {
+    if (!generation->ended()) {
+      live.push_back(generation);
+    }
+  }
+  return live;
+}
+
+size_t Registry::live() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return live_;
+}
+
+size_t Registry::kept() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return known_.size() - live_;
+}
+
+size_t Registry::kept_bytes() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return kept_bytes_;
+}
+
+}  // namespace patchflow

@@ -1,0 +1,95 @@
+// The generations that the server knows, by request_id.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/generation.h"
+
+namespace patchflow {
+
+// INTERNAL / POISON_REQUEST.
+absl::Status PoisonError();
+
+// Makes request_id idempotent. Live generations stay until they end; ended ones for `max_age`, the
+// oldest going first when they hold more than `max_bytes`. A cancellation that comes before its
+// generation is kept for `max_age` too, 1024 of them at most. Thread-safe; calls nobody but `make`
+// and `now`.
+class Registry {
+ public:
+  using Now = std::function<Clock::time_point()>;
+  // `seed`: what an earlier run of the same request drew.
+  using Make = std::function<std::shared_ptr<Generation>(std::optional<uint64_t> seed)>;
+
+  // Whether a generation that ended so is run anew when its request comes again.
+  static bool RunsAnew(const absl::Status& status);
+
+  Registry(
+      size_t max_bytes, absl::Duration max_age, Now now = [] { return Clock::now(); });
+
+  struct Claimed {
+    std::shared_ptr<Generation> generation;
+    bool fresh = false;  // Made now, so the caller has to run it.
+  };
+  // The generation of this id: the one that is known, if it has the same fingerprint, else a new
+  // one. One that ended with an error that a retry may heal (UNAVAILABLE, RESOURCE_EXHAUSTED,
+  // DEADLINE_EXCEEDED, the client gone) is made anew, with the same seed; any other outcome is
+  // replayed. ALREADY_EXISTS / REQUEST_ID_CONFLICT; CANCELLED / CANCELLED_BY_REQUEST if it was
+  // cancelled before it came; INTERNAL / POISON_REQUEST if workers died at this fingerprint.
+  absl::StatusOr<Claimed> Claim(const std::string& request_id, const std::string& fingerprint,
+                                const Make& make);
+
+  // NOT_FOUND / GENERATION_NOT_FOUND.
+  absl::StatusOr<std::shared_ptr<Generation>> Find(const std::string& request_id);
+
+  // The generation to cancel; null after noting the cancellation for a generation that has not
+  // come.
+  std::shared_ptr<Generation> FindOrCancelAhead(const std::string& request_id);
+
+  // `generation` has ended: keeps it for a while. Nothing if it is not the one known by its id.
+  void Ended(Generation& generation);
+  // It has ended without having been admitted: the next of its id starts afresh.
+  void Forget(const Generation& generation);
+  // Refuses this fingerprint for 10 minutes.
+  void Poison(const std::string& fingerprint);
+  // Drops what is too old.
+  void Expire();
+
+  std::vector<std::shared_ptr<Generation>> Live() const;
+  size_t live() const;
+  size_t kept() const;
+  size_t kept_bytes() const;
+
+ private:
+  struct Kept {
+    std::string request_id;
+    const Generation* generation;
+    size_t bytes;
+    Clock::time_point ended;
+  };
+  void ExpireLocked();
+  void DropOldest();
+
+  const size_t max_bytes_;
+  const Clock::duration max_age_;
+  const Now now_;
+
+  mutable std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<Generation>> known_;
+  std::deque<Kept> kept_;  // Oldest first. May name generations that a later run has replaced.
+  size_t kept_bytes_ = 0;
+  size_t live_ = 0;
+  std::map<std::string, Clock::time_point> cancelled_;
+  std::deque<std::pair<Clock::time_point, std::string>> cancelled_order_;
+  std::map<std::string, Clock::time_point> poisoned_;
+};
+
+}  // namespace patchflow

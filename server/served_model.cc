@@ -1,0 +1,242 @@
+#include "server/served_model.h"
+
+#include <algorithm>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "server/errors.h"
+
+namespace patchflow {
+namespace {
+
+// A group that is lost for the first time starts again at once, so what comes meanwhile may as well
+// wait for it.
+constexpr absl::Duration kSoon = absl::Seconds(30);
+
+bool ServesSoon(const Group& group) {
+  return group.state() == GroupState::kRecovering && group.failures() <= 1 &&
+         group.OutOfServiceFor() < kSoon;
+}
+
+template <typename Number>
+void Tighten(Number limit, Number own, void (v1::ModelLimits::*set)(Number),
+             v1::ModelLimits& limits) {
+  if (limit > 0 && (own == 0 || limit < own)) {
+    (limits.*set)(limit);
+  }
+}
+
+absl::Duration LoadTime(const std::vector<Group*>& groups) {
+  absl::Duration least = absl::Seconds(10);
+  for (const Group* group : groups) {
+    if (auto info = group->info()) {
+      least = std::min(least, FromProto(info->load_time()));
+    }
+  }
+  return std::max(absl::Seconds(1), least);
+}
+
+absl::Status RecoveringError(const std::vector<Group*>& groups) {
+  return WithRetry(MakeError(absl::StatusCode::kUnavailable, reason::kEngineRecovering,
+                             "the model's groups were lost and are starting again"),
+                   LoadTime(groups));
+}
+
+absl::Status FailedError() {
+  return MakeError(absl::StatusCode::kUnavailable, reason::kEngineFailed,
+                   "the model's groups failed and are given up");
+}
+
+}  // namespace
+
+ServedModel::ServedModel(std::string name, std::vector<Group*> groups, const Limits& limits,
+                         const ModelMetrics& metrics)
+    : name_(std::move(name)),
+      groups_(std::move(groups)),
+      limits_(limits),
+      metrics_(metrics),
+      queue_(static_cast<size_t>(limits.max_queue)) {}
+
+bool ServedModel::ready() const {
+  return std::any_of(groups_.begin(), groups_.end(),
+                     [](const Group* group) { return group->state() == GroupState::kServing; });
+}
+
+v1::Model ServedModel::Describe() const {
+  v1::Model model;
+  model.set_name(name_);
+  std::vector<std::string> layouts;
+  for (const Group* group : groups_) {
+    if (auto info = group->info()) {
+      if (layouts.empty()) {
+        model = Describe(*info);
+      }
+      if (std::find(layouts.begin(), layouts.end(), info->layout()) == layouts.end()) {
+        layouts.push_back(info->layout());
+      }
+    }
+  }
+  model.clear_layouts();
+  for (const std::string& layout : layouts) {
+    model.add_layouts(layout);
+  }
+  model.set_ready(ready());
+  return model;
+}
+
+v1::Model ServedModel::Describe(const worker::v1::DescribeResponse& info) const {
+  v1::Model model = info.model();
+  model.set_name(name_);
+  v1::ModelLimits& limits = *model.mutable_limits();
+  Tighten<int64_t>(limits_.max_pixels, limits.max_pixels(), &v1::ModelLimits::set_max_pixels,
+                   limits);
+  Tighten<int32_t>(limits_.max_count, limits.max_count(), &v1::ModelLimits::set_max_count, limits);
+  Tighten<int32_t>(limits_.max_steps, limits.max_steps(), &v1::ModelLimits::set_max_steps, limits);
+  Tighten<int32_t>(limits_.max_prompt_bytes, limits.max_prompt_bytes(),
+                   &v1::ModelLimits::set_max_prompt_bytes, limits);
+  return model;
+}
+
+absl::StatusOr<worker::v1::DescribeResponse> ServedModel::ChoosePlan() const {
+  std::vector<Group*> candidates;
+  for (Group* group : groups_) {
+    if (group->state() == GroupState::kServing) {
+      candidates.push_back(group);
+    }
+  }
+  bool failed = false;
+  bool recovering = false;
+  for (Group* group : groups_) {
+    failed = failed || group->state() == GroupState::kFailed;
+    recovering = recovering || group->state() == GroupState::kRecovering;
+  }
+  if (candidates.empty()) {
+    std::copy_if(groups_.begin(), groups_.end(), std::back_inserter(candidates),
+                 [](const Group* group) { return ServesSoon(*group); });
+  }
+  if (candidates.empty() && recovering) {
+    return RecoveringError(groups_);
+  }
+  if (candidates.empty() && failed) {
+    return FailedError();
+  }
+  if (candidates.empty()) {
+    return WithRetry(
+        MakeError(absl::StatusCode::kUnavailable, reason::kStarting,
+                  absl::StrCat("model ", name_, " is being loaded"), {{"model", name_}}),
+        absl::Seconds(1));
+  }
+  std::map<std::string, std::pair<double, double>> load;  // Plan -> requests, groups.
+  for (const Group* group : candidates) {
+    auto& [requests, count] = load[group->info()->plan_digest()];
+    requests += group->running() == nullptr ? 0 : 1;
+    count += 1;
+  }
+  if (load.size() == 1) {
+    return *candidates.front()->info();
+  }
+  for (auto& [plan, counts] : load) {
+    counts.first += static_cast<double>(queue_.SizeOf(plan));
+  }
+  auto info = [](const Group* group) { return *group->info(); };
+  const Group* least =
+      *std::min_element(candidates.begin(), candidates.end(), [&](const Group* a, const Group* b) {
+        const auto [requests_a, groups_a] = load[info(a).plan_digest()];
+        const auto [requests_b, groups_b] = load[info(b).plan_digest()];
+        return requests_a / groups_a < requests_b / groups_b;
+      });
+  return info(least);
+}
+
+std::vector<Group*> ServedModel::GroupsOf(const std::string& plan_digest) const {
+  std::vector<Group*> groups;
+  for (Group* group : groups_) {
+    auto info = group->info();
+    if (info.has_value() && info->plan_digest() == plan_digest &&
+        group->state() != GroupState::kFailed) {
+      groups.push_back(group);
+    }
+  }
+  return groups;
+}
+
+std::optional<absl::Duration> ServedModel::EstimateWait(
+    const std::string& plan_digest, const std::vector<std::shared_ptr<Generation>>& ahead) const {
+  const std::vector<Group*> groups = GroupsOf(plan_digest);
+  absl::Duration work;
+  bool idle = false;
+  for (const Group* group : groups) {
+    auto running = group->running();
+    if (running == nullptr) {
+      idle = true;
+      continue;
+    }
+    auto estimate = costs_.Expect(plan_digest, running->spec().params());
+    if (!estimate.has_value()) {
+      return std::nullopt;
+    }
+    const Standing standing = running->standing();
+    const v1::EffectiveParams& params = running->spec().params();
+    work += std::max(absl::ZeroDuration(),
+                     (params.count() - standing.images_done) * estimate->Image(params.steps()) -
+                         standing.step * estimate->step);
+  }
+  if (idle && ahead.empty()) {
+    return absl::ZeroDuration();
+  }
+  for (const auto& generation : ahead) {
+    auto estimate = costs_.Expect(plan_digest, generation->spec().params());
+    if (!estimate.has_value()) {
+      return std::nullopt;
+    }
+    work += estimate->Run(generation->spec().params());
+  }
+  return work / std::max<int64_t>(1, static_cast<int64_t>(groups.size()));
+}
+
+absl::Duration ServedModel::BestWait(const std::string& plan_digest,
+                                     const std::vector<std::shared_ptr<Generation>>& ahead) const {
+  absl::Duration work;
+  for (const auto& generation : ahead) {
+    const v1::EffectiveParams& params = generation->spec().params();
+    if (auto estimate = costs_.ExpectAtBest(plan_digest, params)) {
+      work += estimate->Run(params);
+    }
+  }
+  const auto groups = static_cast<int64_t>(GroupsOf(plan_digest).size());
+  return work / std::max<int64_t>(1, groups);
+}
+
+void ServedModel::EndHopeless(absl::Duration recovery_timeout) {
+  bool all_failed = true;
+  absl::Duration out = absl::InfiniteDuration();
+  for (const Group* group : groups_) {
+    all_failed = all_failed && group->state() == GroupState::kFailed;
+    out = std::min(out, group->OutOfServiceFor());
+  }
+  if (all_failed || out >= recovery_timeout) {
+    for (const auto& generation : queue_.Take()) {
+      generation->End(all_failed ? FailedError() : RecoveringError(groups_));
+    }
+    return;
+  }
+  for (const auto& generation : queue_.InOrder()) {
+    const std::string& plan = generation->spec().accepted.plan_digest();
+    if (GroupsOf(plan).empty()) {
+      for (const auto& orphan : queue_.Take(plan)) {
+        orphan->End(MakeError(absl::StatusCode::kUnavailable, reason::kPlanChanged,
+                              "no group has the plan that this request was accepted for",
+                              {{"plan_digest", plan}}));
+      }
+    }
+  }
+}
+
+void ServedModel::TellPositions() {
+  std::map<std::string, int> next;
+  for (const auto& generation : queue_.InOrder()) {
+    generation->SetQueuePosition(next[generation->spec().accepted.plan_digest()]++);
+  }
+}
+
+}  // namespace patchflow

@@ -1,0 +1,68 @@
+// One model: its groups, the queue before them, and what is known of its cost.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "patchflow/v1/image_generation.pb.h"
+#include "server/config.h"
+#include "server/cost_model.h"
+#include "server/group.h"
+#include "server/metrics.h"
+#include "server/request_queue.h"
+
+namespace patchflow {
+
+// Thread-safe.
+class ServedModel {
+ public:
+  // `groups` and `metrics` must outlive this.
+  ServedModel(std::string name, std::vector<Group*> groups, const Limits& limits,
+              const ModelMetrics& metrics);
+
+  const std::string& name() const { return name_; }
+  const std::vector<Group*>& groups() const { return groups_; }
+  RequestQueue& queue() { return queue_; }
+  CostModel& costs() { return costs_; }
+  const ModelMetrics& metrics() const { return metrics_; }
+
+  bool ready() const;
+  // With the limits that apply: the stricter of the model's and the server's. Only the name while
+  // nothing is known.
+  v1::Model Describe() const;
+  v1::Model Describe(const worker::v1::DescribeResponse& info) const;
+
+  // The plan of a request that comes now: of the least loaded of the groups that serve, or that
+  // will soon serve again. UNAVAILABLE: STARTING while no group was ever ready, ENGINE_RECOVERING
+  // while none will be soon, ENGINE_FAILED when all are given up.
+  absl::StatusOr<worker::v1::DescribeResponse> ChoosePlan() const;
+
+  // Until a generation that comes now, with `ahead` before it, runs. Nothing if a cost is unknown.
+  std::optional<absl::Duration> EstimateWait(
+      const std::string& plan_digest, const std::vector<std::shared_ptr<Generation>>& ahead) const;
+  // The same when everything goes as fast as it ever does; what is unknown counts nothing.
+  absl::Duration BestWait(const std::string& plan_digest,
+                          const std::vector<std::shared_ptr<Generation>>& ahead) const;
+
+  // Ends what waits for a plan that no group has any more (PLAN_CHANGED), and everything that waits
+  // once no group has served for `recovery_timeout` (ENGINE_RECOVERING) or ever will
+  // (ENGINE_FAILED).
+  void EndHopeless(absl::Duration recovery_timeout);
+  // Tells the queued how many are before them.
+  void TellPositions();
+
+ private:
+  std::vector<Group*> GroupsOf(const std::string& plan_digest) const;
+
+  const std::string name_;
+  const std::vector<Group*> groups_;
+  const Limits limits_;
+  const ModelMetrics& metrics_;
+  RequestQueue queue_;
+  CostModel costs_;
+};
+
+}  // namespace patchflow

@@ -1,0 +1,217 @@
+#include "server/supervisor.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "server/log.h"
+
+namespace patchflow {
+namespace {
+
+constexpr absl::Duration kTick = absl::Milliseconds(20);
+constexpr absl::Duration kFirstBeat = absl::Seconds(60);
+constexpr absl::Duration kGrace = absl::Seconds(2);
+constexpr absl::Duration kOwnEnd = absl::Seconds(1);
+constexpr absl::Duration kMaxBackOff = absl::Minutes(1);
+
+std::string Show(absl::Duration duration) { return absl::FormatDuration(duration); }
+
+}  // namespace
+
+Supervisor::Supervisor(Group& group, Options options)
+    : group_(group),
+      options_(std::move(options)),
+      local_(group.config().worker.empty()),
+      thread_([this] { Run(); }) {}
+
+Supervisor::~Supervisor() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+bool Supervisor::StoppedWithin(absl::Duration wait) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait_for(lock, ToClock(wait), [this] { return stopping_; });
+  return stopping_;
+}
+
+void Supervisor::Run() {
+  const Supervision& rules = options_.supervision;
+  while (auto loss = RunOnce()) {
+    group_.SetLost(loss->why);
+    const int failures = group_.failures();
+    LogError(
+        "worker lost",
+        {{"group", group_.config().name}, {"why", loss->why}, {"failures_in_a_row", failures}});
+    if (local_ && (loss->refused || failures >= rules.max_failures)) {
+      const std::string why =
+          loss->refused ? loss->why
+                        : absl::StrCat(failures, " failures in a row, the last: ", loss->why);
+      group_.SetFailed(why);
+      options_.on_given_up(why);
+      return;
+    }
+    absl::Duration pause = absl::ZeroDuration();
+    if (failures > 1) {
+      pause = std::min(kMaxBackOff, rules.back_off * (1 << std::min(failures - 2, 20)));
+    }
+    if (!local_) {
+      pause = std::max(pause, kTick);
+    }
+    if (StoppedWithin(pause)) {
+      return;
+    }
+  }
+}
+
+std::optional<Supervisor::Loss> Supervisor::RunOnce() {
+  if (!local_) {
+    return WatchOver(group_.config().worker, nullptr);
+  }
+  const std::string socket = absl::StrCat(options_.socket, ".", ++lives_);
+  auto process = WorkerProcess::Start(WorkerCommand(options_.binary, group_.config(), socket));
+  if (!process.ok()) {
+    return Loss{std::string(process.status().message())};
+  }
+  LogInfo("worker started", {{"group", group_.config().name}, {"pid", (*process)->pid()}});
+  auto loss = WatchOver(absl::StrCat("unix:", socket), process->get());
+  if (!loss.has_value()) {
+    (*process)->Stop(kGrace);
+  } else if (auto end = (*process)->Poll(); end.has_value()) {
+    loss->refused = end->refused && !group_.ever_served();
+  }
+  return loss;
+}
+
+std::unique_ptr<WatchCall> Supervisor::StartWatch(WorkerClient& client) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    pulse_.ended = false;
+  }
+  return client.Watch(
+      options_.supervision.heartbeat_interval,
+      [this](const worker::v1::WatchResponse& beat) {
+        {
+          std::lock_guard<std::mutex> lock(mutex_);
+          pulse_.beaten = true;
+          pulse_.last = Clock::now();
+          pulse_.beat = beat;
+        }
+        changed_.notify_all();
+        group_.Beat(beat);
+      },
+      [this](const absl::Status& /*status*/) {
+        {
+          std::lock_guard<std::mutex> lock(mutex_);
+          pulse_.ended = true;
+        }
+        changed_.notify_all();
+      });
+}
+
+std::optional<Supervisor::Fault> Supervisor::Greet(const std::shared_ptr<WorkerClient>& client) {
+  auto info = client->Describe(options_.supervision.heartbeat_timeout);
+  if (!info.ok()) {
+    return Fault{absl::StrCat("it does not describe itself: ", info.status().message()), false};
+  }
+  if (info->plan_digest().empty() || !info->has_model()) {
+    return Fault{"it is ready but describes no model", false};
+  }
+  LogInfo("group ready", {{"group", group_.config().name},
+                          {"layout", info->layout()},
+                          {"dtype", info->model().dtype()},
+                          {"device", info->model().device()},
+                          {"load_seconds", absl::ToDoubleSeconds(FromProto(info->load_time()))}});
+  group_.SetServing(client, *std::move(info));
+  return std::nullopt;
+}
+
+std::optional<Supervisor::Fault> Supervisor::FindFault(const Pulse& pulse,
+                                                       Clock::time_point started) const {
+  const Supervision& rules = options_.supervision;
+  const auto now = Clock::now();
+  const bool serving = group_.state() == GroupState::kServing;
+  if (pulse.beaten && pulse.beat.state() == worker::v1::WORKER_STATE_FAILED) {
+    return Fault{absl::StrCat("it failed: ", pulse.beat.failure())};
+  }
+  if (pulse.beaten) {
+    const absl::Duration limit =
+        serving ? rules.heartbeat_timeout : std::max(5 * rules.heartbeat_timeout, kGrace);
+    if (absl::FromChrono(now - pulse.last) > limit) {
+      return Fault{absl::StrCat("no heartbeat for ", Show(limit)), false};
+    }
+  } else if (local_ && absl::FromChrono(now - started) > kFirstBeat) {
+    return Fault{absl::StrCat("no sign of life for ", Show(kFirstBeat)), false};
+  }
+  if (!serving && local_ && absl::FromChrono(now - started) > rules.load_timeout) {
+    return Fault{absl::StrCat("not ready after ", Show(rules.load_timeout)), false};
+  }
+  if (serving && group_.SilentFor() > rules.stall_timeout) {
+    return Fault{absl::StrCat("its job said nothing for ", Show(rules.stall_timeout)), false};
+  }
+  if (auto complaint = group_.complaint()) {
+    return Fault{*complaint};
+  }
+  if (pulse.ended && pulse.beaten) {
+    return Fault{"its connection ended"};
+  }
+  return std::nullopt;
+}
+
+std::optional<Supervisor::Loss> Supervisor::Conclude(const std::optional<Fault>& fault,
+                                                     WorkerProcess* process) {
+  const bool wait = process != nullptr && fault.has_value() && fault->ends_itself;
+  const auto until = Clock::now() + ToClock(wait ? kOwnEnd : absl::ZeroDuration());
+  do {
+    if (auto end = process == nullptr ? std::nullopt : process->Poll()) {
+      return Loss{absl::StrCat("its process ended with ", end->text,
+                               fault.has_value() ? absl::StrCat("; ", fault->why) : "")};
+    }
+  } while (Clock::now() < until && !StoppedWithin(absl::Milliseconds(2)));
+  return fault.has_value() ? std::optional<Loss>(Loss{fault->why}) : std::nullopt;
+}
+
+std::optional<Supervisor::Loss> Supervisor::WatchOver(const std::string& address,
+                                                      WorkerProcess* process) {
+  const auto started = Clock::now();
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    pulse_ = Pulse{};
+  }
+  std::shared_ptr<WorkerClient> client = options_.connect(address);
+  auto watch = StartWatch(*client);
+  bool greeted = false;
+  while (true) {
+    Pulse pulse;
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      if (stopping_) {
+        return std::nullopt;
+      }
+      pulse = pulse_;
+    }
+    auto fault = FindFault(pulse, started);
+    if (!fault.has_value() && !greeted && pulse.beaten &&
+        pulse.beat.state() != worker::v1::WORKER_STATE_LOADING) {
+      greeted = true;
+      fault = Greet(client);
+    }
+    if (auto loss = Conclude(fault, process)) {
+      return loss;
+    }
+    if (pulse.ended && !pulse.beaten) {
+      watch = nullptr;
+      watch = StartWatch(*client);
+    }
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait_for(lock, ToClock(kTick), [&] {
+      return stopping_ || pulse_.last != pulse.last || pulse_.ended != pulse.ended;
+    });
+  }
+}
+
+}  // namespace patchflow

@@ -1,0 +1,81 @@
+// Keeps one group's worker alive and watched.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "server/config.h"
+#include "server/group.h"
+#include "server/worker_client.h"
+#include "server/worker_process.h"
+
+namespace patchflow {
+
+// A local worker is started, and started again when its process ends, when it misses heartbeats,
+// when it says that it failed, when it does not load in time, when a job is silent for too long, or
+// when the dispatcher complains: the first time at once, then with a growing pause. It is given up
+// after `max_failures` in a row without a completed job, and at once if it refuses its command
+// line. A remote worker is only watched, for ever.
+class Supervisor {
+ public:
+  struct Options {
+    Supervision supervision;
+    ConnectWorker connect;
+    std::string binary;  // Of a local worker.
+    std::string socket;  // Of a local worker: path, to which the number of its life is added.
+    std::function<void(const std::string& why)> on_given_up;  // Once, from the supervisor's thread.
+  };
+  // `group` must outlive this.
+  Supervisor(Group& group, Options options);
+  // Stops the worker: SIGTERM, SIGKILL after 2 s.
+  ~Supervisor();
+  Supervisor(const Supervisor&) = delete;
+  Supervisor& operator=(const Supervisor&) = delete;
+
+ private:
+  // What the heartbeats told last.
+  struct Pulse {
+    bool beaten = false;
+    bool ended = false;  // No more beats will come on this watch.
+    Clock::time_point last;
+    worker::v1::WatchResponse beat;
+  };
+  struct Loss {
+    std::string why;
+    bool refused = false;
+  };
+
+  void Run();
+  // One life of a worker, until it is lost; nothing if it was stopped on request.
+  std::optional<Loss> RunOnce();
+  std::optional<Loss> WatchOver(const std::string& address, WorkerProcess* process);
+  struct Fault {
+    std::string why;
+    bool ends_itself =
+        true;  // The process is about to end by itself, and its exit status says more.
+  };
+  std::optional<Fault> FindFault(const Pulse& pulse, Clock::time_point started) const;
+  std::optional<Fault> Greet(const std::shared_ptr<WorkerClient>& client);
+  // What `fault`, or the end of the process, amounts to; nothing while all is well.
+  std::optional<Loss> Conclude(const std::optional<Fault>& fault, WorkerProcess* process);
+  std::unique_ptr<WatchCall> StartWatch(WorkerClient& client);
+  bool StoppedWithin(absl::Duration wait);
+
+  Group& group_;
+  const Options options_;
+  const bool local_;
+  int lives_ = 0;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool stopping_ = false;
+  Pulse pulse_;
+  std::thread thread_;
+};
+
+}  // namespace patchflow

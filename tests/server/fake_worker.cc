@@ -1,0 +1,394 @@
+#include "tests/server/fake_worker.h"
+
+#include <fcntl.h>
+#include <grpcpp/grpcpp.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "patchflow/worker/v1/worker.grpc.pb.h"
+#include "server/clock.h"
+#include "server/errors.h"
+#include "server/sha256.h"
+#include "server/status.h"
+#include "tests/server/test_model.h"
+
+namespace patchflow {
+namespace {
+
+using worker::v1::ExecuteRequest;
+using worker::v1::ExecuteResponse;
+using Events = grpc::ServerWriter<ExecuteResponse>;
+
+struct Order {
+  std::string fault;
+  int step = 0;
+};
+
+std::string WordAfter(const std::string& text, const std::string& key) {
+  const size_t begin = text.find(key);
+  if (begin == std::string::npos) {
+    return "";
+  }
+  return text.substr(begin + key.size(), text.find(' ', begin) - begin - key.size());
+}
+
+Order OrderOf(const std::string& prompt) {
+  const std::string word = WordAfter(prompt, "fault:");
+  Order order{word.substr(0, word.find('@')), 0};
+  if (word.find('@') != std::string::npos) {
+    (void)absl::SimpleAtoi(word.substr(word.find('@') + 1), &order.step);
+  }
+  const std::string once = WordAfter(prompt, "once:");
+  if (!once.empty() && !order.fault.empty()) {
+    const int file = open(once.c_str(), O_CREAT | O_EXCL | O_WRONLY, 0600);
+    if (file < 0) {
+      return {};
+    }
+    close(file);
+  }
+  return order;
+}
+
+grpc::Status Error(absl::StatusCode code, const char* reason) {
+  return ToGrpc(MakeError(code, reason, absl::StrCat("fake ", reason)));
+}
+
+class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerService::Service {
+ public:
+  explicit FakeWorkerService(const FakeWorkerOptions& options) : options_(options) {}
+
+  ~FakeWorkerService() override {
+    Die();
+    server_->Wait();
+  }
+
+  bool Listen() {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(options_.address, grpc::InsecureServerCredentials());
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+    return server_ != nullptr;
+  }
+
+  void Die() override {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      dead_ = true;
+    }
+    changed_.notify_all();
+    server_->Shutdown(std::chrono::system_clock::now());
+  }
+
+  int executions() const override { return executions_; }
+  int steps() const override { return steps_; }
+  bool busy() const override { return busy_; }
+
+  ExecuteRequest last_request() const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return last_request_;
+  }
+
+  void SayFailed(const std::string& why) override {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      failure_ = why;
+    }
+    changed_.notify_all();
+  }
+
+  void Wait() override {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return dead_; });
+  }
+
+  grpc::Status Describe(grpc::ServerContext* /*context*/, const worker::v1::DescribeRequest*,
+                        worker::v1::DescribeResponse* response) override {
+    response->set_state(State());
+    response->set_ranks(options_.ranks);
+    response->set_layout(options_.layout);
+    if (Loaded()) {
+      *response->mutable_model() = TestModel();
+      response->mutable_model()->clear_name();
+      response->mutable_model()->set_dtype(options_.dtype);
+      response->mutable_model()->mutable_defaults()->set_guidance_scale(
+          static_cast<float>(options_.default_guidance));
+      response->set_plan_digest(options_.plan_digest);
+      *response->mutable_load_time() = ToProto(options_.load_time);
+    }
+    return grpc::Status::OK;
+  }
+
+  grpc::Status Watch(grpc::ServerContext* context, const worker::v1::WatchRequest* request,
+                     grpc::ServerWriter<worker::v1::WatchResponse>* beats) override {
+    const absl::Duration interval =
+        request->has_interval() ? FromProto(request->interval()) : absl::Milliseconds(500);
+    while (!context->IsCancelled()) {
+      const worker::v1::WatchResponse beat = Beat();
+      if (!frozen_ && !beats->Write(beat)) {
+        break;
+      }
+      std::unique_lock<std::mutex> lock(mutex_);
+      const auto until = Clock::now() + ToClock(interval);
+      while (!dead_ && Clock::now() < until && StateLocked() == beat.state()) {
+        changed_.wait_until(lock, std::min(until, Clock::now() + std::chrono::milliseconds(10)));
+      }
+      if (dead_) {
+        break;
+      }
+    }
+    return grpc::Status::OK;
+  }
+
+  grpc::Status Execute(grpc::ServerContext* context, const ExecuteRequest* request,
+                       Events* events) override {
+    if (busy_.exchange(true)) {
+      return Error(absl::StatusCode::kResourceExhausted, reason::kWorkerBusy);
+    }
+    ++executions_;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      last_request_ = *request;
+    }
+    grpc::Status status = Run(*context, *request, *events);
+    busy_ = false;
+    changed_.notify_all();
+    if (end_after_job_) {
+      End();
+    }
+    return status;
+  }
+
+ private:
+  bool Loaded() const { return Clock::now() - started_ >= ToClock(options_.load_time); }
+
+  worker::v1::WorkerState StateLocked() const {
+    return !failure_.empty() ? worker::v1::WORKER_STATE_FAILED
+           : !Loaded()       ? worker::v1::WORKER_STATE_LOADING
+           : busy_           ? worker::v1::WORKER_STATE_BUSY
+                             : worker::v1::WORKER_STATE_READY;
+  }
+
+  worker::v1::WorkerState State() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return StateLocked();
+  }
+
+  worker::v1::WatchResponse Beat() const {
+    worker::v1::WatchResponse beat;
+    std::lock_guard<std::mutex> lock(mutex_);
+    beat.set_state(StateLocked());
+    beat.set_failure(failure_);
+    for (int i = 0; i < options_.ranks; ++i) {
+      auto* rank = beat.add_ranks();
+      rank->set_rank(i);
+      rank->set_memory_used_bytes(static_cast<uint64_t>(1 + i) << 30);
+      rank->set_memory_peak_bytes(static_cast<uint64_t>(2 + i) << 30);
+      rank->set_memory_total_bytes(uint64_t{80} << 30);
+      rank->set_communication_bytes(static_cast<uint64_t>(steps_) * 1000);
+      rank->set_step(busy_ ? steps_.load() : -1);
+      rank->set_device("fake");
+    }
+    return beat;
+  }
+
+  // The process is about to end, as a worker's does after an error.
+  void End() {
+    if (options_.own_process) {
+      std::thread([] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        _exit(1);
+      }).detach();
+    } else {
+      std::thread([this] { Die(); }).detach();
+    }
+  }
+
+  void Sleep(absl::Duration duration) {
+    if (duration > absl::ZeroDuration()) {
+      std::this_thread::sleep_for(ToClock(duration));
+    }
+  }
+
+  void Hang(grpc::ServerContext& context) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!dead_ && !context.IsCancelled()) {
+      changed_.wait_for(lock, std::chrono::milliseconds(10));
+    }
+  }
+
+  // What the order does at this step; nothing if it is not due.
+  std::optional<grpc::Status> Obey(const Order& order, int step, grpc::ServerContext& context) {
+    if (order.fault.empty() || order.step != step) {
+      return std::nullopt;
+    }
+    if (order.fault == "die") {
+      if (options_.own_process) {
+        kill(getpid(), SIGKILL);
+      }
+      std::thread([this] { Die(); }).detach();
+      Hang(context);
+      return grpc::Status(grpc::StatusCode::UNAVAILABLE, "dead");
+    }
+    if (order.fault == "stop") {
+      if (options_.own_process) {
+        kill(getpid(), SIGSTOP);
+      }
+      frozen_ = true;
+    }
+    if (order.fault == "stop" || order.fault == "hang") {
+      Hang(context);
+      return grpc::Status(grpc::StatusCode::CANCELLED, "hung");
+    }
+    if (order.fault == "throw" || order.fault == "oom") {
+      end_after_job_ = true;
+      return order.fault == "throw"
+                 ? Error(absl::StatusCode::kInternal, reason::kInternal)
+                 : Error(absl::StatusCode::kResourceExhausted, reason::kGpuOutOfMemory);
+    }
+    return std::nullopt;
+  }
+
+  grpc::Status Run(grpc::ServerContext& context, const ExecuteRequest& request, Events& events) {
+    const Order order = OrderOf(request.prompt());
+    if (order.fault == "refuse") {
+      return Error(absl::StatusCode::kInvalidArgument, reason::kInvalidRequest);
+    }
+    if (order.fault == "nan") {
+      end_after_job_ = true;
+      return Error(absl::StatusCode::kInternal, reason::kNonFiniteOutput);
+    }
+    if (order.fault == "short") {
+      return grpc::Status::OK;
+    }
+    for (int index : request.image_indices()) {
+      SendStep(events, index, worker::v1::JOB_PHASE_TEXT, 0);
+      Sleep(options_.text_time);
+      for (int step = 0; step < request.params().steps(); ++step) {
+        if (auto status = Obey(order, step, context)) {
+          return *status;
+        }
+        Sleep(options_.step_time);
+        if (context.IsCancelled()) {
+          return grpc::Status::CANCELLED;
+        }
+        ++steps_;
+        SendStep(events, index, worker::v1::JOB_PHASE_DENOISE, step + 1);
+        SendPreview(events, request, index, step + 1);
+      }
+      SendStep(events, index, worker::v1::JOB_PHASE_DECODE, request.params().steps());
+      Sleep(options_.decode_time);
+      SendImage(events, request, index, order.fault == "corrupt");
+    }
+    return grpc::Status::OK;
+  }
+
+  static void SendStep(Events& events, int index, worker::v1::JobPhase phase, int steps) {
+    ExecuteResponse event;
+    event.mutable_step()->set_image_index(index);
+    event.mutable_step()->set_phase(phase);
+    event.mutable_step()->set_steps_done(steps);
+    events.Write(event);
+  }
+
+  static void SendPreview(Events& events, const ExecuteRequest& request, int index, int step) {
+    if (request.preview_every_steps() > 0 && step % request.preview_every_steps() == 0) {
+      ExecuteResponse event;
+      event.mutable_preview()->set_image_index(index);
+      event.mutable_preview()->set_step(step);
+      event.mutable_preview()->set_format(v1::IMAGE_FORMAT_PNG);
+      event.mutable_preview()->set_data(absl::StrCat("preview ", step));
+      events.Write(event);
+    }
+  }
+
+  void SendImage(Events& events, const ExecuteRequest& request, int index, bool corrupt) const {
+    const std::string data = FakeImage(request, index, options_);
+    ExecuteResponse event;
+    auto* header = event.mutable_image_header();
+    header->set_image_index(index);
+    header->set_format(request.params().format());
+    header->set_width(request.params().width());
+    header->set_height(request.params().height());
+    header->set_seed(request.params().seed() + static_cast<uint64_t>(index));
+    header->set_total_bytes(data.size());
+    header->set_sha256(Sha256(corrupt ? "something else" : data));
+    events.Write(event);
+    for (size_t offset = 0; offset < data.size(); offset += 1 << 20) {
+      event.Clear();
+      event.mutable_image_chunk()->set_image_index(index);
+      event.mutable_image_chunk()->set_offset(offset);
+      event.mutable_image_chunk()->set_data(data.substr(offset, 1 << 20));
+      events.Write(event);
+    }
+    event.Clear();
+    auto* done = event.mutable_image_done();
+    done->set_image_index(index);
+    const int steps = request.params().steps();
+    for (auto [stage, time] : {std::pair{"text_encode", options_.text_time},
+                               {"denoise", options_.step_time * steps},
+                               {"vae_decode", options_.decode_time},
+                               {"encode_image", absl::ZeroDuration()}}) {
+      auto* timing = done->add_timings();
+      timing->set_stage(stage);
+      *timing->mutable_duration() = ToProto(time);
+    }
+    done->set_peak_memory_bytes(uint64_t{3} << 30);
+    for (int i = 0; i < steps; ++i) {
+      *done->add_step_times() = ToProto(options_.step_time);
+    }
+    events.Write(event);
+  }
+
+  const FakeWorkerOptions options_;
+  const Clock::time_point started_ = Clock::now();
+  std::atomic<bool> busy_ = false;
+  std::atomic<bool> frozen_ = false;
+  std::atomic<bool> end_after_job_ = false;
+  std::atomic<int> executions_ = 0;
+  std::atomic<int> steps_ = 0;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  bool dead_ = false;
+  std::string failure_;
+  ExecuteRequest last_request_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace
+
+std::unique_ptr<FakeWorker> FakeWorker::Start(const FakeWorkerOptions& options) {
+  auto worker = std::make_unique<FakeWorkerService>(options);
+  if (!worker->Listen()) {
+    return nullptr;
+  }
+  return worker;
+}
+
+std::string FakeImage(const ExecuteRequest& request, int index, const FakeWorkerOptions& options) {
+  const v1::EffectiveParams& params = request.params();
+  const std::string key = Sha256(absl::StrCat(
+      request.prompt(), "|", request.negative_prompt(), "|",
+      params.seed() + static_cast<uint64_t>(index), "|", params.width(), "x", params.height(), "|",
+      static_cast<int>(params.format()), "|", options.plan_digest));
+  const size_t size =
+      params.format() == v1::IMAGE_FORMAT_RAW_RGB8
+          ? size_t{3} * static_cast<size_t>(params.width()) * static_cast<size_t>(params.height())
+          : options.image_bytes;
+  std::string data;
+  data.reserve(size + key.size());
+  while (data.size() < size) {
+    data += key;
+  }
+  data.resize(size);
+  return data;
+}
+
+}  // namespace patchflow
