@@ -12,13 +12,16 @@
 
 namespace patchflow {
 
+class LoopGraphs;
+
 // The outside's hold on a running loop.
 class StepMonitor {
  public:
   virtual ~StepMonitor() = default;
-  // Asked by every rank before it enqueues `step` (0 .. num_steps - 1; and once with num_steps when the last step has
-  // been finished). True to go on. All ranks of a group get the same answer for the same step, however late they ask.
-  // Called when the device has finished step - 2 at the latest, so that progress and cancellation keep up with it.
+  // Asked by every rank before it enqueues `step` (0 .. num_steps - 1; and once with num_steps when
+  // the last step has been finished). True to go on. All ranks of a group get the same answer for
+  // the same step, however late they ask. Called when the device has finished step - 2 at the
+  // latest, so that progress and cancellation keep up with it.
   virtual bool Continue(int step) = 0;
 };
 
@@ -29,9 +32,12 @@ class Cancelled : public std::exception {
 };
 
 struct DenoiseJob {
-  Tensor noise_NSC;       // float32, N(0, 1), whole image in raster order, on the device.
+  // float32, N(0, 1), of the whole image, on the device. Denoise: in raster order. DenoiseSpan: in
+  // the order of its conditioning.
+  Tensor noise_NSC;
   TokenGrid grid;
-  Prompt prompts;         // [negative rows, positive rows] when guidance_scale != 1, positive rows alone otherwise.
+  // [negative rows, positive rows] when guidance_scale != 1, positive rows alone otherwise.
+  Prompt prompts;
   double guidance_scale = 1;
   const Sampler& sampler;  // On the device.
 };
@@ -40,14 +46,15 @@ struct DenoiseJob {
 class Denoiser {
  public:
   virtual ~Denoiser() = default;
-  // Final latents of the whole image in raster order, float32 [N, S, C], on every rank. Collective. Throws Cancelled,
-  // c10::Error and what communicators throw; after any throw but Cancelled the group is unusable.
+  // Final latents of the whole image in raster order, float32 [N, S, C], on
+  // every rank. Collective. Throws Cancelled, c10::Error and what communicators throw; after any
+  // throw but Cancelled the group is unusable.
   virtual Tensor Denoise(const DenoiseJob& job, StepMonitor& monitor) = 0;
 };
 
-// The loop for tokens that stay on one rank from the first step to the last: serial, tensor parallel, guidance split,
-// Ulysses, ring, DistriFusion. `begin_step` is told each step's number before its kernels are enqueued.
-// Returns the final latents of `span` in the order of `conditioning`.
+// The loop for tokens that stay on one rank from the first step to the last: serial, tensor
+// parallel, guidance split, Ulysses, ring, DistriFusion. Returns the final latents of `span` of
+// job.noise_NSC, both in the order of `conditioning`. Throws what Denoiser::Denoise does.
 struct LoopParts {
   const Transformer& transformer;
   const Conditioning& conditioning;
@@ -55,12 +62,17 @@ struct LoopParts {
   PartialSum& tensor_axis;
   Guidance& guidance;
   TokenSpan span;
-  std::function<void(int step)> begin_step;
+  // Told each step's number before its kernels are enqueued, or replayed. May be empty.
+  std::function<void(int step)> begin_step = {};
+  // Steps of one phase enqueue the same kernels. Empty: all do.
+  std::function<int(int step)> phase = {};
+  // Steps run as CUDA graphs of this. nullptr, and always on CPUs: kernels are enqueued one by one.
+  LoopGraphs* graphs = nullptr;
 };
 Tensor DenoiseSpan(const DenoiseJob& job, const LoopParts& parts, StepMonitor& monitor);
 
-// Bounds how far the host runs ahead of the device: Wait(step) returns when the device has finished step - 2. On CPUs
-// it does nothing.
+// Bounds how far the host runs ahead of the device: Wait(step) returns when the device has finished
+// step - 2. On CPUs it does nothing.
 class StepFence {
  public:
   explicit StepFence(at::Device device);
@@ -73,6 +85,8 @@ class StepFence {
   std::unique_ptr<Events> events_;
 };
 
-std::unique_ptr<Denoiser> MakeSerialDenoiser(const Transformer& transformer);
+enum class CudaGraphs { kNo, kYes };
+std::unique_ptr<Denoiser> MakeSerialDenoiser(const Transformer& transformer,
+                                             CudaGraphs cuda_graphs = CudaGraphs::kYes);
 
 }  // namespace patchflow

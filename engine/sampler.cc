@@ -94,6 +94,12 @@ Sampler Sampler::To(at::Device device) const {
   return moved;
 }
 
+Sampler Sampler::Clone() const {
+  Sampler copy = *this;
+  copy.table_ = table_.clone();
+  return copy;
+}
+
 Tensor Sampler::ScaleInput(const Tensor& step, const Tensor& x_NSC) const {
   if (!scales_input_) {
     return x_NSC;

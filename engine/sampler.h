@@ -66,6 +66,7 @@ class Sampler {
   double initial_noise_scale() const { return initial_noise_scale_; }
 
   Sampler To(at::Device device) const;
+  Sampler Clone() const;  // With a table of its own.
 
   // `step`: int64 [1] on the device of x. x and eps float32 (eps is converted if it is not). May
   // return x.

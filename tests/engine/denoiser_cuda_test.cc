@@ -1,0 +1,121 @@
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <vector>
+
+#include "engine/attention.h"
+#include "engine/denoiser.h"
+#include "engine/device.h"
+#include "tests/engine/bundled_transformer.h"
+
+namespace patchflow {
+namespace {
+
+const at::Device kGpu(at::kCUDA, 0);
+
+Tensor Denoised(Denoiser& denoiser, const GoldenRun& run, const Tensor& text = {}) {
+  GoldenRequest request(run, kGpu);
+  if (text.defined()) {
+    request.job.prompts.text_BLD = text;
+  }
+  CountingMonitor monitor;
+  return denoiser.Denoise(request.job, monitor).cpu();
+}
+
+class CudaDenoiserTest : public testing::Test {
+ protected:
+  DeviceThread thread_{DeviceThread::MakeStream(kGpu)};
+};
+
+TEST_F(CudaDenoiserTest, HalfPrecisionComesCloseToFloat) {
+  for (at::ScalarType dtype : {at::kBFloat16, at::kHalf}) {
+    const auto transformer = LoadBundledTransformer({.device = kGpu, .dtype = dtype});
+    const auto denoiser = MakeSerialDenoiser(*transformer);
+    for (const GoldenRun& run : GoldenRuns()) {
+      const Tensor expected = GoldenRequest(run).latents_NSC;
+      const Tensor found = Denoised(*denoiser, run);
+      const double error = ((found - expected).norm() / expected.norm()).item<double>();
+      EXPECT_LT(error, dtype == at::kHalf ? 0.01 : 0.05) << run.name;
+    }
+  }
+}
+
+// The same kernels over the same numbers: captured, replayed, and for requests of another text and
+// of more steps.
+TEST_F(CudaDenoiserTest, GraphsChangeNoBit) {
+  const auto transformer = LoadBundledTransformer({.device = kGpu, .dtype = at::kBFloat16});
+  const auto eager = MakeSerialDenoiser(*transformer, CudaGraphs::kNo);
+  const auto graphed = MakeSerialDenoiser(*transformer, CudaGraphs::kYes);
+  std::vector<GoldenRun> runs = GoldenRuns();
+  runs.push_back({"dpm", "dpm-solver++", 20, 4.5});
+  for (int round = 0; round < 3; ++round) {
+    for (const GoldenRun& run : runs) {
+      EXPECT_TRUE(at::equal(Denoised(*graphed, run), Denoised(*eager, run)))
+          << run.name << " " << run.steps << " steps, round " << round;
+    }
+    const Tensor text =
+        at::randn_like(GoldenRequest(runs[0], kGpu).job.prompts.text_BLD).contiguous();
+    EXPECT_TRUE(at::equal(Denoised(*graphed, runs[0], text), Denoised(*eager, runs[0], text)));
+  }
+}
+
+TEST_F(CudaDenoiserTest, KindsThatWereDroppedAreCapturedAgain) {
+  const auto transformer = LoadBundledTransformer({.device = kGpu, .dtype = at::kBFloat16});
+  const auto eager = MakeSerialDenoiser(*transformer, CudaGraphs::kNo);
+  const auto graphed = MakeSerialDenoiser(*transformer, CudaGraphs::kYes);
+  for (double scale : {2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 2.0, 2.0}) {
+    const GoldenRun run{"dpm", "dpm-solver++", 6, scale};
+    EXPECT_TRUE(at::equal(Denoised(*graphed, run), Denoised(*eager, run))) << scale;
+  }
+}
+
+// Every kernel that attention may choose, with its log-sum-exp, against the one of CPUs in float32.
+TEST_F(CudaDenoiserTest, AttentionKernelsAgreeWithTheCpu) {
+  for (at::ScalarType dtype : {at::kFloat, at::kHalf, at::kBFloat16}) {
+    for (int64_t head_size : {72, 36, 512}) {
+      const auto random = [&](int64_t tokens) {
+        return at::randn({2, tokens, 3, head_size}).to(dtype);
+      };
+      const Tensor q = random(50);
+      const Tensor k = random(77);
+      const Tensor v = random(77);
+      const Tensor bias = at::randn({2, 1, 1, 77}).to(dtype);
+      const auto wide = [](const Tensor& x) { return x.cpu().to(at::kFloat); };
+      const AttentionPart expected = SdpaWithLse(wide(q), wide(k), wide(v));
+      const AttentionPart found = SdpaWithLse(q.cuda(), k.cuda(), v.cuda());
+      const double tolerance = dtype == at::kBFloat16 ? 2e-2 : 5e-3;
+      EXPECT_LT(RelativeDifference(wide(found.o_BSHD), expected.o_BSHD), tolerance)
+          << dtype << " " << head_size;
+      EXPECT_LT(RelativeDifference(wide(found.lse_BHS), expected.lse_BHS), tolerance)
+          << dtype << " " << head_size;
+      EXPECT_LT(RelativeDifference(wide(Sdpa(q.cuda(), k.cuda(), v.cuda(), bias.cuda())),
+                                   Sdpa(wide(q), wide(k), wide(v), wide(bias))),
+                tolerance)
+          << dtype << " " << head_size;
+    }
+  }
+}
+
+// What the fused product with GELU of the MLP takes it to be.
+TEST_F(CudaDenoiserTest, FusedGeluIsTheTanhForm) {
+  for (at::ScalarType dtype : {at::kBFloat16, at::kHalf, at::kFloat}) {
+    const auto options = at::TensorOptions().device(kGpu).dtype(dtype);
+    const Tensor x = at::randn({256, 64}, options);
+    const Tensor weight_IO = at::randn({64, 128}, options) / 4;
+    const Tensor bias = at::randn({128}, options);
+    const Tensor found = at::_addmm_activation(bias, x, weight_IO, 1, 1, true);
+    const auto wide = [](const Tensor& t) { return t.cpu().to(at::kDouble); };
+    const Tensor product = at::addmm(wide(bias), wide(x), wide(weight_IO));
+    const double to_tanh = (wide(found) - at::gelu(product, "tanh")).abs().mean().item<double>();
+    const double to_erf = (wide(found) - at::gelu(product, "none")).abs().mean().item<double>();
+    if (dtype == at::kFloat) {
+      EXPECT_LT(to_tanh, to_erf);
+    }
+    EXPECT_LT(to_tanh, 5e-3);
+  }
+}
+
+}  // namespace
+}  // namespace patchflow
