@@ -87,9 +87,19 @@ absl::StatusOr<JsonFields> JsonFields::Read(const std::filesystem::path& file) {
     return absl::InvalidArgumentError(
         absl::StrCat(file.string(), ": holds ", Abbreviated(*value), ", not an object"));
   }
+  return Of(file, *std::move(value));
+}
+
+absl::StatusOr<JsonFields> JsonFields::ReadIfPresent(const std::filesystem::path& file) {
+  absl::StatusOr<JsonFields> fields = Read(file);
+  if (absl::IsNotFound(fields.status())) return Of(file, json::object());
+  return fields;
+}
+
+JsonFields JsonFields::Of(const std::filesystem::path& file, json object) {
   auto state = std::make_shared<State>();
   state->file = file.string();
-  state->root = *std::move(value);
+  state->root = std::move(object);
   const json* root = &state->root;
   return JsonFields(std::move(state), root, "");
 }

@@ -34,6 +34,8 @@ class JsonFields {
   // NOT_FOUND or INVALID_ARGUMENT if the file is absent, is not JSON, or holds something else than
   // an object.
   static absl::StatusOr<JsonFields> Read(const std::filesystem::path& file);
+  // The same, but a file that does not exist is an object without fields.
+  static absl::StatusOr<JsonFields> ReadIfPresent(const std::filesystem::path& file);
 
   bool Has(std::string_view field) const;
   // The value as it stands; nullptr if absent or null. Lives as long as any copy of this object.
@@ -71,6 +73,7 @@ class JsonFields {
 
  private:
   struct State;
+  static JsonFields Of(const std::filesystem::path& file, nlohmann::json object);
   JsonFields(std::shared_ptr<State> state, const nlohmann::json* object, std::string scope);
   const nlohmann::json* Required(std::string_view field);
   template <typename T>

@@ -129,6 +129,16 @@ TEST(JsonFileTest, SaysWhatIsWrongWithAFile) {
               HasSubstr("at byte 8 of 7"));
 }
 
+TEST(JsonFileTest, ReadsAnAbsentFileAsEmptyWhereAllowed) {
+  const ScratchDir dir;
+  auto absent = JsonFields::ReadIfPresent(dir.path() / "none.json");
+  ASSERT_TRUE(absent.ok()) << absent.status();
+  EXPECT_EQ(absent->IntOr("a", 3, {}), 3);
+  absent->Int("b", {});
+  EXPECT_THAT(std::string(absent->Finish().message()), HasSubstr("none.json: b is missing"));
+  EXPECT_FALSE(JsonFields::ReadIfPresent(dir.Write("cut.json", "{")).ok());
+}
+
 TEST(JsonFileTest, RefusesHugeFiles) {
   const ScratchDir dir;
   const auto file = dir.Write("huge.json", "{}");
