@@ -12,6 +12,10 @@
 #endif
 #include <torch/headeronly/version.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
+
 #include "absl/strings/str_cat.h"
 
 namespace patchflow {
@@ -27,6 +31,12 @@ cudaDeviceProp PropertiesOf(at::Device device) {
 // Before any GPU has been used the allocator knows no devices, and asking it about one throws.
 bool AllocatorKnows(at::Device device) {
   return device.is_cuda() && c10::cuda::CUDACachingAllocator::get()->initialized();
+}
+
+// The allocator forgets its peak when it is reset.
+std::atomic<int64_t>& HighestBeforeReset(at::Device device) {
+  static std::array<std::atomic<int64_t>, C10_COMPILE_TIME_MAX_GPUS> highest = {};
+  return highest.at(static_cast<size_t>(device.index()));
 }
 #endif
 
@@ -58,21 +68,29 @@ std::string ArithmeticName(at::Device device) {
 DeviceMemory MemoryOf([[maybe_unused]] at::Device device) {
   DeviceMemory memory;
 #ifdef PATCHFLOW_CUDA
-  if (!device.is_cuda()) return memory;
-  memory.total_bytes = static_cast<int64_t>(PropertiesOf(device).totalGlobalMem);
   if (!AllocatorKnows(device)) return memory;
   const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
   constexpr auto kAll = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
   memory.used_bytes = stats.allocated_bytes[kAll].current;
   memory.peak_bytes = stats.allocated_bytes[kAll].peak;
+  memory.highest_bytes = std::max(memory.peak_bytes, HighestBeforeReset(device).load());
 #endif
   return memory;
 }
 
 void ResetPeakMemory([[maybe_unused]] at::Device device) {
 #ifdef PATCHFLOW_CUDA
-  if (AllocatorKnows(device)) c10::cuda::CUDACachingAllocator::resetPeakStats(device.index());
+  if (!AllocatorKnows(device)) return;
+  HighestBeforeReset(device) = MemoryOf(device).highest_bytes;
+  c10::cuda::CUDACachingAllocator::resetPeakStats(device.index());
 #endif
+}
+
+int64_t TotalMemoryBytes([[maybe_unused]] at::Device device) {
+#ifdef PATCHFLOW_CUDA
+  if (device.is_cuda()) return static_cast<int64_t>(PropertiesOf(device).totalGlobalMem);
+#endif
+  return 0;
 }
 
 void WaitForDevice([[maybe_unused]] at::Device device) {

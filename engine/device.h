@@ -21,14 +21,15 @@ std::string DeviceName(at::Device device);
 // operation.
 std::string ArithmeticName(at::Device device);
 
-// Bytes, by LibTorch's caching allocator. All 0 on CPUs.
+// Bytes that tensors hold, by LibTorch's caching allocator. All 0 on CPUs.
 struct DeviceMemory {
   int64_t used_bytes = 0;
-  int64_t peak_bytes = 0;  // Highest since ResetPeakMemory().
-  int64_t total_bytes = 0;
+  int64_t peak_bytes = 0;     // Highest since ResetPeakMemory().
+  int64_t highest_bytes = 0;  // Highest since the start of the process.
 };
 DeviceMemory MemoryOf(at::Device device);  // Thread-safe.
 void ResetPeakMemory(at::Device device);
+int64_t TotalMemoryBytes(at::Device device);  // 0 on CPUs.
 
 // Returns when the device has finished what the calling thread enqueued on its current stream.
 void WaitForDevice(at::Device device);

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <optional>
+#include <fstream>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -62,6 +63,15 @@ absl::StatusOr<Devices> ChooseDevices(std::string_view device, std::string_view 
   }
   devices.name = DeviceName(devices.of_rank.front());
   return devices;
+}
+
+int UsableCores() {
+  const int affine = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  std::ifstream file("/sys/fs/cgroup/cpu.max");  // "max 100000", or microseconds of each period.
+  double quota = 0;
+  double period = 0;
+  if (!(file >> quota >> period) || period <= 0) return affine;
+  return std::clamp(static_cast<int>(quota / period + 0.5), 1, affine);
 }
 
 }  // namespace patchflow

@@ -25,4 +25,8 @@ struct Devices {
 // that are not there, or that are there but too few with "auto".
 absl::StatusOr<Devices> ChooseDevices(std::string_view device, std::string_view dtype, int ranks);
 
+// Cores that this process may use: its affinity, or less if its control group has a smaller quota
+// of CPU time. At least 1.
+int UsableCores();
+
 }  // namespace patchflow

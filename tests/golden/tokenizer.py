@@ -20,7 +20,7 @@ import transformers
 OUT = pathlib.Path(__file__).parent / "tokenizer"
 ROOT = pathlib.Path(__file__).parents[2]
 BUNDLED = "models/shapes-256/tokenizer"
-DRAWN = 2500
+DRAWN = 2000
 LIMITS = [120, 300, 40, 8, 2]
 TEXT_LIMIT = 64
 
@@ -104,8 +104,7 @@ def train(path):
 
 
 def added(content, **flags):
-    return {"content": content, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
-            "special": True} | flags  # fmt: skip
+    return {"content": content, "special": True} | flags
 
 
 EXTRA = [f"<extra_id_{i}>" for i in range(100)]

@@ -1,0 +1,112 @@
+// patchflow generate
+#include <CLI/App.hpp>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "absl/strings/str_cat.h"
+#include "client/commands.h"
+#include "client/connection.h"
+#include "client/display_options.h"
+#include "client/generate_options.h"
+#include "client/receive.h"
+
+namespace patchflow {
+namespace {
+
+constexpr char kOutOfOne[] = "image-{seed}.{ext}";
+constexpr char kOutOfMany[] = "image-{prompt}-{seed}.{ext}";
+
+struct Options {
+  ConnectionOptions connection;
+  GenerateOptions generate;
+  DisplayOptions display;
+};
+
+// All that can be wrong before anything is sent.
+struct Plan {
+  std::vector<std::string> prompts;
+  OutputPattern out;
+};
+
+absl::StatusOr<Plan> MakePlan(Options& options) {
+  if (options.display.out.empty())
+    options.display.out = options.generate.file.empty() ? kOutOfOne : kOutOfMany;
+  auto out = OutputPattern::Parse(options.display.out);
+  if (!out.ok()) return out.status();
+  auto prompts = ReadPrompts(options.generate);
+  if (!prompts.ok()) return prompts.status();
+  const auto num_prompts = static_cast<int>(prompts->size());
+  if (num_prompts > 1 && !options.generate.request_id.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--request-id: can't name ", num_prompts, " requests, one for each prompt"));
+  }
+  if (out->is_stdout() && options.display.json) {
+    return absl::InvalidArgumentError(
+        "--out: images and --json can't both go to the standard output");
+  }
+  if (absl::Status status = out->CheckDistinct(num_prompts, options.generate.count.value_or(1));
+      !status.ok()) {
+    return status;
+  }
+  return Plan{*std::move(prompts), *std::move(out)};
+}
+
+void ShowCost(const GenerationResult& result, Console& console) {
+  if (!result.status.ok() || !result.accepted) return;
+  console.out << "valid: " << result.accepted->cost().steps() << " steps, "
+              << result.accepted->cost().pixels() << " pixels\n"
+              << MessageJson(result.accepted->effective()).dump(2) << std::endl;
+}
+
+// Goes on after a prompt that the server refuses; the first failure is the exit status.
+int Run(Options options, Session& session) {
+  auto plan = MakePlan(options);
+  if (!plan.ok()) return Fail(session.console, kExitUsage, std::string(plan.status().message()));
+  auto connection = Connection::Open(options.connection);
+  if (!connection.ok())
+    return Fail(session.console, kExitUsage, std::string(connection.status().message()));
+
+  const std::unique_ptr<ProgressView> view = MakeView(options.display, session.console);
+  const Receiving receiving{*connection, session.console, session.interrupt, *view,
+                            !options.display.json};
+  int exit_code = kExitOk;
+  for (size_t i = 0; i < plan->prompts.size() && !session.interrupt.triggered(); ++i) {
+    auto request = BuildRequest(options.generate, plan->prompts[i], connection->timeout());
+    if (!request.ok())
+      return Fail(session.console, kExitUsage, std::string(request.status().message()));
+    const StreamContent content =
+        options.generate.validate_only ? StreamContent::kNothing : StreamContent::kImages;
+    GenerationResult result = Receive(receiving, OpenGenerate(*connection, *request),
+                                      {.request_id = request->request_id(),
+                                       .content = content,
+                                       .out = plan->out,
+                                       .prompt_index = static_cast<int>(i)});
+    result.prompt = plan->prompts[i];
+    if (options.generate.validate_only && !options.display.json) ShowCost(result, session.console);
+    const int code = Show(options.display, result, session.console);
+    if (code != kExitOk && options.generate.on_disconnect == v1::DISCONNECT_POLICY_DETACH &&
+        result.accepted) {
+      session.console.err << "it may go on without this program: patchflow fetch "
+                          << result.request_id << std::endl;
+    }
+    if (exit_code == kExitOk) exit_code = code;
+    if (code != kExitOk && code != kExitRefused) break;
+  }
+  return exit_code;
+}
+
+}  // namespace
+
+void AddGenerateCommand(CLI::App& app, Session& session) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("generate", "Draw images and write them to files");
+  AddGenerateOptions(*command, options->generate);
+  AddDisplayOptions(*command, options->display, "");
+  AddConnectionOptions(*command, options->connection, "10m");
+  command->callback([options, &session] {
+    session.run = [options, &session] { return Run(*options, session); };
+  });
+}
+
+}  // namespace patchflow

@@ -1,0 +1,192 @@
+#include "worker/convert.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "engine/sampler.h"
+
+namespace patchflow {
+namespace {
+
+constexpr uint64_t kMaxSeed = (uint64_t{1} << 53) - 1;
+
+constexpr std::array kFormats = {
+    std::pair{v1::IMAGE_FORMAT_PNG, ImageFormat::kPng},
+    std::pair{v1::IMAGE_FORMAT_JPEG, ImageFormat::kJpeg},
+    std::pair{v1::IMAGE_FORMAT_WEBP, ImageFormat::kWebp},
+    std::pair{v1::IMAGE_FORMAT_RAW_RGB8, ImageFormat::kRawRgb8},
+};
+
+v1::ImageFormat FormatOf(ImageFormat format) {
+  const auto* known = std::find_if(kFormats.begin(), kFormats.end(),
+                                   [&](const auto& pair) { return pair.second == format; });
+  return known == kFormats.end() ? v1::IMAGE_FORMAT_UNSPECIFIED : known->first;
+}
+
+void AddTiming(const char* stage, absl::Duration duration, worker::v1::ImageDone& done) {
+  v1::StageTiming& timing = *done.add_timings();
+  timing.set_stage(stage);
+  *timing.mutable_duration() = DurationOf(duration);
+}
+
+// Every field that is wrong.
+std::vector<std::string> Faults(const worker::v1::ExecuteRequest& request) {
+  std::vector<std::string> faults;
+  const auto check = [&](bool good, const std::string& fault) {
+    if (!good) faults.push_back(fault);
+  };
+  const v1::EffectiveParams& params = request.params();
+  check(request.has_params(), "params: not set");
+  check(std::any_of(kFormats.begin(), kFormats.end(),
+                    [&](const auto& pair) { return pair.first == params.format(); }),
+        absl::StrCat("params.format: ", params.format(), " is not a format"));
+  check(params.quality() >= 0 && params.quality() <= 100,
+        absl::StrCat("params.quality: ", params.quality(), " is not in 0 .. 100"));
+  check(params.seed() <= kMaxSeed,
+        absl::StrCat("params.seed: ", params.seed(), " is over ", kMaxSeed));
+  check(static_cast<int>(request.prompt().size()) <= kMaxPromptBytes,
+        absl::StrCat("prompt: ", request.prompt().size(), " bytes, limit ", kMaxPromptBytes));
+  check(static_cast<int>(request.negative_prompt().size()) <= kMaxPromptBytes,
+        absl::StrCat("negative_prompt: ", request.negative_prompt().size(), " bytes, limit ",
+                     kMaxPromptBytes));
+  check(!request.image_indices().empty() && request.image_indices_size() <= kMaxCount,
+        absl::StrCat("image_indices: ", request.image_indices_size(), " images, limit 1 .. ",
+                     kMaxCount));
+  for (const int index : request.image_indices()) {
+    check(index >= 0 && index < kMaxCount,
+          absl::StrCat("image_indices: ", index, " is not in 0 .. ", kMaxCount - 1));
+  }
+  return faults;
+}
+
+}  // namespace
+
+google::protobuf::Duration DurationOf(absl::Duration duration) {
+  google::protobuf::Duration proto;
+  proto.set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &duration));
+  proto.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(duration)));
+  return proto;
+}
+
+absl::StatusOr<Job> JobOf(const worker::v1::ExecuteRequest& request) {
+  if (const std::vector<std::string> faults = Faults(request); !faults.empty()) {
+    return WithEngineReason(absl::InvalidArgumentError(absl::StrJoin(faults, "\n")),
+                            "INVALID_REQUEST");
+  }
+  const v1::EffectiveParams& params = request.params();
+  Job job;
+  job.request_id = request.request_id();
+  for (const auto& [proto, format] : kFormats) {
+    if (proto == params.format()) job.encode.format = format;
+  }
+  job.encode.quality = params.quality();
+  job.encode.metadata.assign(request.metadata().begin(), request.metadata().end());
+  std::sort(job.encode.metadata.begin(), job.encode.metadata.end());
+  for (const int index : request.image_indices()) {
+    job.images.push_back({.index = index,
+                          .request = {.prompt = request.prompt(),
+                                      .negative_prompt = request.negative_prompt(),
+                                      .width_px = params.width(),
+                                      .height_px = params.height(),
+                                      .steps = params.steps(),
+                                      .guidance_scale = params.guidance_scale(),
+                                      .scheduler = params.scheduler(),
+                                      .seed = params.seed() + static_cast<uint64_t>(index)}});
+  }
+  return job;
+}
+
+worker::v1::StepEvent StepEventOf(int image_index, JobPhase phase, int steps_done) {
+  constexpr std::array kPhases = {worker::v1::JOB_PHASE_TEXT, worker::v1::JOB_PHASE_DENOISE,
+                                  worker::v1::JOB_PHASE_DECODE, worker::v1::JOB_PHASE_ENCODE};
+  worker::v1::StepEvent event;
+  event.set_image_index(image_index);
+  event.set_phase(kPhases.at(static_cast<size_t>(phase)));
+  event.set_steps_done(steps_done);
+  return event;
+}
+
+v1::ImageHeader ImageHeaderOf(const FinishedImage& image) {
+  v1::ImageHeader header;
+  header.set_image_index(image.index);
+  header.set_format(FormatOf(image.format));
+  header.set_width(image.width_px);
+  header.set_height(image.height_px);
+  header.set_seed(image.seed);
+  header.set_total_bytes(image.bytes.size());
+  header.set_sha256(image.sha256);
+  return header;
+}
+
+worker::v1::ImageDone ImageDoneOf(const FinishedImage& image) {
+  worker::v1::ImageDone done;
+  done.set_image_index(image.index);
+  AddTiming("text_encode", image.times.text, done);
+  AddTiming("denoise", image.times.denoise, done);
+  AddTiming("vae_decode", image.times.decode, done);
+  AddTiming("encode_image", image.encode_time, done);
+  done.set_peak_memory_bytes(static_cast<uint64_t>(image.peak_memory_bytes));
+  for (const absl::Duration time : image.step_times) *done.add_step_times() = DurationOf(time);
+  return done;
+}
+
+worker::v1::WorkerState StateOf(WorkerState state) {
+  constexpr std::array kStates = {worker::v1::WORKER_STATE_LOADING, worker::v1::WORKER_STATE_READY,
+                                  worker::v1::WORKER_STATE_BUSY, worker::v1::WORKER_STATE_FAILED};
+  return kStates.at(static_cast<size_t>(state));
+}
+
+v1::Model ModelOf(const Offer& offer, const std::string& layout) {
+  const ModelDescription& description = offer.description;
+  const int multiple_px = description.size_multiple_px();
+  v1::Model model;
+  model.set_ready(true);
+  model.set_digest(offer.model_digest);
+  model.set_architecture(description.architecture);
+  v1::ModelDefaults& defaults = *model.mutable_defaults();
+  defaults.set_width(description.default_size_px());
+  defaults.set_height(description.default_size_px());
+  defaults.set_steps(description.default_steps);
+  defaults.set_guidance_scale(static_cast<float>(description.default_guidance_scale));
+  defaults.set_scheduler(description.default_scheduler);
+  v1::ModelLimits& limits = *model.mutable_limits();
+  limits.set_min_size(multiple_px);
+  limits.set_max_size(kMaxSizePx);
+  limits.set_size_multiple(multiple_px);
+  limits.set_max_pixels(offer.max_pixels);
+  limits.set_max_count(kMaxCount);
+  limits.set_max_steps(kMaxSteps);
+  limits.set_max_guidance_scale(kMaxGuidanceScale);
+  limits.set_max_prompt_bytes(kMaxPromptBytes);
+  limits.set_max_prompt_tokens(description.transformer.max_text_tokens);
+  for (const std::string_view name : Sampler::Names()) model.add_schedulers(std::string(name));
+  for (const auto& [proto, format] : kFormats) model.add_formats(proto);
+  model.add_layouts(layout);
+  model.set_dtype(offer.dtype);
+  model.set_device(offer.device);
+  return model;
+}
+
+worker::v1::RankStatus RankStatusOf(int rank, const RankFigures& figures) {
+  constexpr std::array kPhases = {worker::v1::JOB_PHASE_TEXT, worker::v1::JOB_PHASE_DENOISE,
+                                  worker::v1::JOB_PHASE_DECODE};
+  worker::v1::RankStatus status;
+  status.set_rank(rank);
+  status.set_memory_used_bytes(static_cast<uint64_t>(figures.memory_used_bytes));
+  status.set_memory_peak_bytes(static_cast<uint64_t>(figures.memory_peak_bytes));
+  status.set_memory_total_bytes(static_cast<uint64_t>(figures.memory_total_bytes));
+  status.set_communication_bytes(static_cast<uint64_t>(figures.communication_bytes));
+  status.set_device(figures.device);
+  const RankPosition& position = figures.position;
+  status.set_step(position.phase.has_value() ? position.steps_done : -1);
+  if (position.phase.has_value()) {
+    status.set_phase(kPhases.at(static_cast<size_t>(*position.phase)));
+    *status.mutable_step_age() = DurationOf(position.age);
+  }
+  return status;
+}
+
+}  // namespace patchflow

@@ -1,0 +1,30 @@
+// Protos <-> the engine's structs: the only place.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "patchflow/worker/v1/worker.pb.h"
+#include "worker/job.h"
+#include "worker/offer.h"
+
+namespace patchflow {
+
+inline constexpr int kMaxCount = 16;             // Images of a request.
+inline constexpr int kMaxPromptBytes = 8 << 10;  // Each of prompt and negative prompt.
+
+// INVALID_ARGUMENT / INVALID_REQUEST for what a front end must not send, every field at once. What
+// depends on the model is left to the engine.
+absl::StatusOr<Job> JobOf(const worker::v1::ExecuteRequest& request);
+
+worker::v1::StepEvent StepEventOf(int image_index, JobPhase phase, int steps_done);
+v1::ImageHeader ImageHeaderOf(const FinishedImage& image);
+worker::v1::ImageDone ImageDoneOf(const FinishedImage& image);
+
+worker::v1::WorkerState StateOf(WorkerState state);
+v1::Model ModelOf(const Offer& offer, const std::string& layout);
+worker::v1::RankStatus RankStatusOf(int rank, const RankFigures& figures);
+google::protobuf::Duration DurationOf(absl::Duration duration);
+
+}  // namespace patchflow

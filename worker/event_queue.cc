@@ -1,0 +1,78 @@
+#include "worker/event_queue.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "worker/convert.h"
+
+namespace patchflow {
+namespace {
+
+constexpr size_t kChunkBytes = size_t{256} << 10;
+
+}  // namespace
+
+void EventQueue::OnPhase(int image_index, JobPhase phase, int steps_done) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return;
+    if (!waiting_.empty() && std::holds_alternative<worker::v1::StepEvent>(waiting_.back())) {
+      waiting_.pop_back();
+    }
+    waiting_.emplace_back(StepEventOf(image_index, phase, steps_done));
+  }
+  wake_();
+}
+
+void EventQueue::OnImage(FinishedImage image) {
+  {
+    std::unique_lock lock(mutex_);
+    room_.wait(lock, [this] { return closed_ || !image_waits_; });
+    if (closed_) return;
+    image_waits_ = true;
+    waiting_.emplace_back(Sending{.image = std::move(image)});
+  }
+  wake_();
+}
+
+std::optional<worker::v1::ExecuteResponse> EventQueue::Take() {
+  const std::lock_guard lock(mutex_);
+  if (waiting_.empty()) return std::nullopt;
+  if (auto* step = std::get_if<worker::v1::StepEvent>(&waiting_.front())) {
+    worker::v1::ExecuteResponse message;
+    *message.mutable_step() = std::move(*step);
+    waiting_.pop_front();
+    return message;
+  }
+  return TakePart(std::get<Sending>(waiting_.front()));
+}
+
+std::optional<worker::v1::ExecuteResponse> EventQueue::TakePart(Sending& sending) {
+  worker::v1::ExecuteResponse message;
+  const FinishedImage& image = sending.image;
+  if (!std::exchange(sending.header_taken, true)) {
+    *message.mutable_image_header() = ImageHeaderOf(image);
+  } else if (sending.taken_bytes < image.bytes.size()) {
+    v1::ImageChunk& chunk = *message.mutable_image_chunk();
+    chunk.set_image_index(image.index);
+    chunk.set_offset(sending.taken_bytes);
+    chunk.set_data(image.bytes.data() + sending.taken_bytes,
+                   std::min(kChunkBytes, image.bytes.size() - sending.taken_bytes));
+    sending.taken_bytes += chunk.data().size();
+  } else {
+    *message.mutable_image_done() = ImageDoneOf(image);
+    waiting_.pop_front();
+    image_waits_ = false;
+    room_.notify_all();
+  }
+  return message;
+}
+
+void EventQueue::Close() {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+  waiting_.clear();
+  room_.notify_all();
+}
+
+}  // namespace patchflow

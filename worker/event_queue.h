@@ -1,0 +1,54 @@
+// What a job has told and the front end has not yet read.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <variant>
+
+#include "absl/status/status.h"
+#include "patchflow/worker/v1/worker.pb.h"
+#include "worker/job.h"
+
+namespace patchflow {
+
+// Phases and steps are conflated: the newest replaces one that waits. Image bytes are never
+// dropped: an image waits until the one before it was taken, so that at most two are held for a
+// reader that does not read. Thread-safe.
+class EventQueue final : public JobEvents {
+ public:
+  // `wake` is called, without locks, whenever there may be something to take; `end` with the job's
+  // status, after which this calls neither any more.
+  EventQueue(std::function<void()> wake, std::function<void(const absl::Status&)> end)
+      : wake_(std::move(wake)), end_(std::move(end)) {}
+
+  void OnPhase(int image_index, JobPhase phase, int steps_done) override;
+  void OnImage(FinishedImage image) override;
+  void OnEnd(const absl::Status& status) override { end_(status); }
+
+  // The next message, images in chunks of 256 KiB; nothing if none waits.
+  std::optional<worker::v1::ExecuteResponse> Take();
+  // Nobody reads any more: drops what waits and what comes, except for the end.
+  void Close();
+
+ private:
+  struct Sending {
+    FinishedImage image;
+    bool header_taken = false;
+    size_t taken_bytes = 0;
+  };
+  std::optional<worker::v1::ExecuteResponse> TakePart(Sending& sending);
+
+  const std::function<void()> wake_;
+  const std::function<void(const absl::Status&)> end_;
+  std::mutex mutex_;
+  std::condition_variable room_;
+  std::deque<std::variant<worker::v1::StepEvent, Sending>> waiting_;
+  bool image_waits_ = false;
+  bool closed_ = false;
+};
+
+}  // namespace patchflow

@@ -1,0 +1,61 @@
+#include "worker/flags.h"
+
+#include <CLI/CLI.hpp>
+
+#include "engine/engine.h"
+#include "worker/digest.h"
+#include "worker/exit_codes.h"
+
+namespace patchflow {
+
+ParsedFlags ParseFlags(int argc, const char* const* argv) {
+  ParsedFlags parsed;
+  WorkerFlags& flags = parsed.flags;
+  double load_seconds = absl::ToDoubleSeconds(flags.load_timeout);
+  double first_run_seconds = absl::ToDoubleSeconds(flags.first_run_timeout);
+
+  CLI::App app("Hosts the ranks of one group and serves patchflow.worker.v1 to the front end.",
+               "patchflow-worker");
+  app.set_version_flag("--version", BuildId());
+  auto* addresses = app.add_option_group("addresses", "at least one");
+  addresses->add_option("--socket", flags.socket, "Path of a unix socket to serve on");
+  addresses->add_option("--listen", flags.listen,
+                        "host:port to serve on, without encryption or authentication");
+  addresses->require_option(1, 2);
+  app.add_option("--model", flags.model, "Diffusers directory of the model")->required();
+  app.add_option("--device", flags.device, "auto, cpu or cuda")->capture_default_str();
+  app.add_option("--dtype", flags.dtype, "auto, float32, bfloat16 or float16")
+      ->capture_default_str();
+  app.add_option("--ranks", flags.ranks, "Devices that make each image together")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_option("--layout", flags.layout,
+                 "How they divide it, such as pipefusion=2,patches=4; empty: one rank");
+  app.add_option("--threads", flags.threads,
+                 "CPU threads of an operation, each rank; 0: cores / ranks")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--default-guidance", flags.default_guidance,
+                 "Guidance scale of requests that name none; 0: the model's own")
+      ->check(CLI::Range(0.0, kMaxGuidanceScale))
+      ->capture_default_str();
+  app.add_option("--load-timeout", load_seconds, "Seconds to load the model")
+      ->check(CLI::Range(1.0, 86400.0))
+      ->capture_default_str();
+  app.add_option("--first-run-timeout", first_run_seconds,
+                 "Seconds without progress until a rank counts as hung, before there is a measure")
+      ->check(CLI::Range(1.0, 86400.0))
+      ->capture_default_str();
+  app.add_flag("--die-with-parent", flags.die_with_parent,
+               "End at once when the process that started this one ends");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    parsed.exit_code = app.exit(error) == 0 ? kExitOk : kExitRefused;
+  }
+  flags.load_timeout = absl::Seconds(load_seconds);
+  flags.first_run_timeout = absl::Seconds(first_run_seconds);
+  return parsed;
+}
+
+}  // namespace patchflow

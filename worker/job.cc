@@ -1,0 +1,79 @@
+#include "worker/job.h"
+
+#include <future>
+#include <memory>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "engine/status_of.h"
+#include "worker/digest.h"
+
+namespace patchflow {
+namespace {
+
+JobPhase JobPhaseOf(Phase phase) {
+  switch (phase) {
+    case Phase::kText:
+      return JobPhase::kText;
+    case Phase::kDenoise:
+      return JobPhase::kDenoise;
+    case Phase::kDecode:
+      return JobPhase::kDecode;
+  }
+  return JobPhase::kText;
+}
+
+absl::StatusOr<FinishedImage> Encode(const JobImage& asked, Generated made,
+                                     const EncodeOptions& options) {
+  const absl::Time start = absl::Now();
+  FinishedImage image{.index = asked.index,
+                      .seed = asked.request.seed,
+                      .width_px = made.image->width_px,
+                      .height_px = made.image->height_px,
+                      .format = options.format,
+                      .bytes = {},
+                      .sha256 = {},
+                      .times = made.times,
+                      .encode_time = {},
+                      .step_times = std::move(made.step_times),
+                      .peak_memory_bytes = made.peak_memory_bytes};
+  absl::StatusOr<std::string> bytes = EncodeImage(*made.image, options);
+  if (!bytes.ok()) return bytes.status();
+  image.bytes = *std::move(bytes);
+  image.sha256 = Sha256(image.bytes);
+  image.encode_time = absl::Now() - start;
+  return image;
+}
+
+absl::Status EncodeAndHandOver(const JobImage& asked, Generated made, const EncodeOptions& options,
+                               JobEvents& events) {
+  absl::StatusOr<FinishedImage> image =
+      StatusOrOfThrowing<FinishedImage>([&] { return Encode(asked, std::move(made), options); });
+  if (!image.ok()) return image.status();
+  events.OnImage(*std::move(image));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& stop,
+                    JobEvents& events) {
+  std::future<absl::Status> encoding;  // Of the image before; its destructor waits.
+  for (const JobImage& image : job.images) {
+    absl::StatusOr<Generated> made =
+        group.Run(image.request, stop, [&](Phase phase, int steps_done) {
+          events.OnPhase(image.index, JobPhaseOf(phase), steps_done);
+        });
+    if (encoding.valid()) {
+      if (const absl::Status status = encoding.get(); !status.ok()) return status;
+    }
+    if (!made.ok()) return made.status();
+    encoding =
+        std::async(std::launch::async, [&job, &image, &events, made = *std::move(made)]() mutable {
+          return EncodeAndHandOver(image, std::move(made), job.encode, events);
+        });
+  }
+  return encoding.valid() ? encoding.get() : absl::OkStatus();
+}
+
+}  // namespace patchflow

@@ -1,0 +1,62 @@
+// One job: images of one prompt, made one after the other, each encoded while the next is made.
+#pragma once
+
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "engine/engine.h"
+#include "engine/image/image.h"
+#include "worker/rank_group.h"
+
+namespace patchflow {
+
+struct JobImage {
+  int index = 0;  // In the front end's request.
+  ImageRequest request;
+};
+
+struct Job {
+  std::string request_id;  // For logs.
+  std::vector<JobImage> images;
+  EncodeOptions encode;
+};
+
+enum class JobPhase { kText, kDenoise, kDecode, kEncode };
+
+// An image as it leaves.
+struct FinishedImage {
+  int index = 0;
+  uint64_t seed = 0;
+  int width_px = 0;
+  int height_px = 0;
+  ImageFormat format = ImageFormat::kPng;
+  std::string bytes;   // A whole file.
+  std::string sha256;  // Of `bytes`: 32 bytes.
+  PhaseTimes times;
+  absl::Duration encode_time;
+  std::vector<absl::Duration> step_times;
+  int64_t peak_memory_bytes = 0;
+};
+
+// Told by the threads of a job, one call at a time for each function.
+class JobEvents {
+ public:
+  virtual ~JobEvents() = default;
+  // Of the image that is being made, or encoded. Must not block.
+  virtual void OnPhase(int image_index, JobPhase phase, int steps_done) = 0;
+  // In order. May block while an earlier image is not yet taken away; the ranks go on with the next
+  // image meanwhile.
+  virtual void OnImage(FinishedImage image) = 0;
+  // Last, once, when the ranks are idle again.
+  virtual void OnEnd(const absl::Status& status) = 0;
+};
+
+// Blocks until the ranks are idle and every finished image was handed over. Does not call OnEnd().
+// Statuses as RankGroup::Run.
+absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& stop,
+                    JobEvents& events);
+
+}  // namespace patchflow

@@ -1,0 +1,172 @@
+#include "worker/load.h"
+
+#include <algorithm>
+#include <future>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "engine/device.h"
+#include "parallel/counting_communicator.h"
+#include "parallel/local_communicator.h"
+#include "worker/digest.h"
+#include "worker/log.h"
+#include "worker/placed_engine.h"
+
+namespace patchflow {
+namespace {
+
+constexpr int64_t kMaxPixelsOnGpus = int64_t{kMaxSizePx} * kMaxSizePx;
+constexpr int64_t kMaxPixelsOnCpus = int64_t{2048} * 2048;
+constexpr int kWarmUpOnCpusPx = 256;
+
+// The group's ranks and what carries their words, in the order of destruction's reverse.
+struct Worlds {
+  std::vector<std::unique_ptr<World>> carriers;
+  std::vector<std::unique_ptr<CountingWorld>> of_rank;
+};
+
+absl::StatusOr<std::shared_ptr<Worlds>> MakeWorlds(const LoadOptions& options) {
+  const auto ranks = static_cast<int>(options.devices.of_rank.size());
+  if (options.devices.are_gpus() && ranks > 1) {
+    return absl::FailedPreconditionError("--ranks: this build can't join several GPUs");
+  }
+  auto worlds = std::make_shared<Worlds>();
+  LocalOptions local;
+  local.timeout = options.first_run_timeout;
+  for (auto& world : LocalWorld::Make(ranks, local)) {
+    worlds->of_rank.push_back(std::make_unique<CountingWorld>(*world));
+    worlds->carriers.push_back(std::move(world));
+  }
+  return worlds;
+}
+
+absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options,
+                                                      const ModelDescription& description,
+                                                      const std::shared_ptr<Worlds>& worlds) {
+  RankGroupOptions group;
+  group.ranks = static_cast<int>(options.devices.of_rank.size());
+  group.load_timeout = options.load_timeout;
+  group.first_run_timeout = options.first_run_timeout;
+  group.abort = [worlds](const std::string& reason) { worlds->carriers.front()->Abort(reason); };
+  group.make_engine = [=](int rank) {
+    const auto index = static_cast<size_t>(rank);
+    return LoadPlacedEngine({.model_dir = options.model_dir,
+                             .device = options.devices.of_rank[index],
+                             .dtype = options.devices.dtype},
+                            options.layout, description.transformer, *worlds->of_rank[index]);
+  };
+  return RankGroup::Start(std::move(group));
+}
+
+// One image with as many steps as there are kinds of steps, so that what is made on first use is
+// made now.
+absl::StatusOr<absl::Duration> WarmUp(const LoadOptions& options, RankGroup& group) {
+  const ModelDescription& description = group.description();
+  ImageRequest request;
+  request.width_px = request.height_px =
+      options.devices.are_gpus() ? description.default_size_px()
+                                 : std::min(description.default_size_px(), kWarmUpOnCpusPx);
+  request.steps = options.layout.is_stale() ? options.layout.warmup_steps + 2 : 2;
+  request.guidance_scale = description.default_guidance_scale;
+  request.scheduler = description.default_scheduler;
+  const absl::Time start = absl::Now();
+  const absl::StatusOr<Generated> made = group.Run(request, {}, nullptr);
+  if (!made.ok()) {
+    return absl::Status(made.status().code(), absl::StrCat("warm-up: ", made.status().message()));
+  }
+  return absl::Now() - start;
+}
+
+std::function<std::vector<RankFigures>()> FiguresOf(const LoadOptions& options,
+                                                    const std::shared_ptr<Worlds>& worlds) {
+  const std::vector<at::Device> devices = options.devices.of_rank;
+  const int64_t total_bytes = TotalMemoryBytes(devices.front());
+  const std::string name = options.devices.name;
+  return [=] {
+    std::vector<RankFigures> figures;
+    for (size_t rank = 0; rank < devices.size(); ++rank) {
+      const DeviceMemory memory = MemoryOf(devices[rank]);
+      figures.push_back({.position = {},
+                         .memory_used_bytes = memory.used_bytes,
+                         .memory_peak_bytes = memory.highest_bytes,
+                         .memory_total_bytes = total_bytes,
+                         .communication_bytes = worlds->of_rank[rank]->Total().bytes,
+                         .device = name});
+    }
+    return figures;
+  };
+}
+
+// With configs that can't be read the layout can't be checked, but the weights can.
+absl::Status EverythingWrong(const LoadOptions& options) {
+  return Engine::Load({.model_dir = options.model_dir,
+                       .device = options.devices.of_rank.front(),
+                       .dtype = options.devices.dtype},
+                      {})
+      .status();
+}
+
+void LogComponents(const RankGroup& group) {
+  for (const LoadedComponent& component : group.components()) {
+    Log(LogLevel::kInfo, "component loaded",
+        {{"component", component.name},
+         {"seconds", absl::ToDoubleSeconds(component.time)},
+         {"parameter_bytes", component.parameter_bytes}});
+  }
+}
+
+Plan PlanOf(const LoadOptions& options, const std::string& model_digest) {
+  return {.model_digest = model_digest,
+          .build = BuildId(),
+          .arithmetic = ArithmeticName(options.devices.of_rank.front()),
+          .dtype = options.devices.dtype_name,
+          .layout = ToString(options.layout),
+          .batch_size = 1};
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedGroup> LoadGroup(const LoadOptions& options) {
+  const auto ranks = static_cast<int>(options.devices.of_rank.size());
+  absl::StatusOr<ModelDescription> description = DescribeModel(options.model_dir);
+  if (absl::IsNotFound(description.status())) return description.status();
+  if (!description.ok()) return EverythingWrong(options);
+  if (const absl::Status fits = CheckLayout(options.layout, ranks, description->transformer);
+      !fits.ok()) {
+    return fits;
+  }
+  const absl::StatusOr<std::shared_ptr<Worlds>> worlds = MakeWorlds(options);
+  if (!worlds.ok()) return worlds.status();
+  const int cores = UsableCores();
+  SetThreadsPerOperation(options.threads > 0 ? options.threads : std::max(1, cores / ranks));
+
+  auto digest = std::async(std::launch::async, ModelDigest, options.model_dir, cores);
+  absl::StatusOr<std::unique_ptr<RankGroup>> group = StartGroup(options, *description, *worlds);
+  if (!group.ok()) return group.status();
+  LogComponents(**group);
+  const absl::StatusOr<absl::Duration> warmup_time = WarmUp(options, **group);
+  if (!warmup_time.ok()) return warmup_time.status();
+  const absl::StatusOr<std::string> model_digest = digest.get();
+  if (!model_digest.ok()) return model_digest.status();
+
+  LoadedGroup loaded;
+  loaded.offer = {.description = (*group)->description(),
+                  .model_digest = *model_digest,
+                  .plan_digest = PlanDigest(PlanOf(options, *model_digest)),
+                  .dtype = options.devices.dtype_name,
+                  .device = options.devices.name,
+                  .max_pixels = options.devices.are_gpus() ? kMaxPixelsOnGpus : kMaxPixelsOnCpus,
+                  .load_time = {},
+                  .warmup_time = *warmup_time};
+  if (options.default_guidance > 0) {
+    loaded.offer.description.default_guidance_scale = options.default_guidance;
+  }
+  loaded.figures = FiguresOf(options, *worlds);
+  loaded.group = *std::move(group);
+  return loaded;
+}
+
+}  // namespace patchflow

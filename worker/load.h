@@ -1,0 +1,30 @@
+// From a folder, a layout and devices to a group that has made its first image.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "parallel/layout.h"
+#include "worker/devices.h"
+#include "worker/worker.h"
+
+namespace patchflow {
+
+struct LoadOptions {
+  std::filesystem::path model_dir;
+  Devices devices;  // One for each rank.
+  Layout layout;
+  int threads = 0;              // Of an operation on CPUs, each rank; 0: cores / ranks.
+  double default_guidance = 0;  // 0: the checkpoint's.
+  absl::Duration load_timeout = absl::Minutes(30);
+  absl::Duration first_run_timeout = absl::Seconds(120);
+};
+
+// Checks the layout against the model, loads all ranks, digests the checkpoint meanwhile, and warms
+// up by making an image. INVALID_ARGUMENT, NOT_FOUND and FAILED_PRECONDITION for what another start
+// would not change; else what RankGroup says. Blocks. Sets the process' threads per operation.
+absl::StatusOr<LoadedGroup> LoadGroup(const LoadOptions& options);
+
+}  // namespace patchflow

@@ -1,0 +1,231 @@
+// patchflow-worker: hosts the ranks of one group and serves patchflow.worker.v1. Serves at once,
+// loads meanwhile. SIGTERM and SIGINT stop the running job at a step and end the process; a second
+// one ends it at once. See exit_codes.h.
+#include <grpc/support/log.h>
+#include <grpcpp/grpcpp.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <condition_variable>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <mutex>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "worker/exit_codes.h"
+#include "worker/flags.h"
+#include "worker/load.h"
+#include "worker/log.h"
+#include "worker/worker.h"
+#include "worker/worker_service.h"
+
+namespace patchflow {
+namespace {
+
+constexpr absl::Duration kStopJob = absl::Seconds(10);  // Loading is not waited for.
+// A failed worker answers a little longer, so that its front end hears why.
+constexpr absl::Duration kTellFailure = absl::Milliseconds(250);
+constexpr absl::Duration kEndCalls = absl::Milliseconds(250);
+constexpr size_t kMaxSocketPathBytes = 107;
+
+// What the process ends for: the first reason counts.
+class Ending {
+ public:
+  struct Reason {
+    int exit_code = kExitOk;
+    std::string text;
+  };
+  void Set(Reason reason) {
+    const std::lock_guard lock(mutex_);
+    if (!reason_.has_value()) reason_ = std::move(reason);
+    set_.notify_all();
+  }
+  Reason Wait() {
+    std::unique_lock lock(mutex_);
+    set_.wait(lock, [this] { return reason_.has_value(); });
+    return *reason_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable set_;
+  std::optional<Reason> reason_;
+};
+
+[[noreturn]] void EndNow(int exit_code) {
+  FlushLog();
+  _exit(exit_code);
+}
+
+// From /proc, so that the time that the dynamic linker took counts.
+absl::Time ProcessStart() {
+  std::ifstream file("/proc/self/stat");
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  std::istringstream fields(text.substr(text.rfind(')') + 1));  // From field 3 on.
+  std::string field;
+  for (int number = 3; number <= 22; ++number) fields >> field;
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  const absl::Duration start =
+      absl::Seconds(1) * std::strtoll(field.c_str(), nullptr, 10) / sysconf(_SC_CLK_TCK);
+  return absl::Now() - (absl::DurationFromTimespec(now) - start);
+}
+
+// Signals are taken by one thread of their own; every thread that is made later blocks them too.
+sigset_t BlockSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int number : {SIGTERM, SIGINT}) sigaddset(&signals, number);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+void TakeSignals(const sigset_t& signals, Ending& ending) {
+  std::thread([signals, &ending] {
+    int number = 0;
+    sigwait(&signals, &number);
+    ending.Set({kExitOk, absl::StrCat("signal ", number)});
+    sigwait(&signals, &number);
+    EndNow(kExitFailed);
+  }).detach();
+}
+
+// gRPC writes its own lines to stderr otherwise.
+void TakeGrpcLog() {
+  gpr_set_log_function([](gpr_log_func_args* line) {
+    Log(line->severity == GPR_LOG_SEVERITY_ERROR ? LogLevel::kWarning : LogLevel::kInfo, "grpc",
+        {{"text", line->message}});
+  });
+}
+
+std::optional<std::string> CheckAddresses(const WorkerFlags& flags) {
+  if (flags.socket.size() > kMaxSocketPathBytes) {
+    return absl::StrCat("--socket: ", flags.socket.size(), " bytes, limit ", kMaxSocketPathBytes);
+  }
+  return std::nullopt;
+}
+
+std::unique_ptr<grpc::Server> Serve(const WorkerFlags& flags, WorkerService& service) {
+  grpc::ServerBuilder builder;
+  builder.RegisterService(&service);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  int socket_bound = 1;
+  int port = 1;
+  if (!flags.socket.empty()) {
+    builder.AddListeningPort("unix:" + flags.socket, grpc::InsecureServerCredentials(),
+                             &socket_bound);
+  }
+  if (!flags.listen.empty()) {
+    builder.AddListeningPort(flags.listen, grpc::InsecureServerCredentials(), &port);
+  }
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr || socket_bound == 0 || port == 0) return nullptr;
+  Log(LogLevel::kInfo, "listening",
+      {{"socket", flags.socket},
+       {"listen", flags.listen},
+       {"port", flags.listen.empty() ? 0 : port}});
+  return server;
+}
+
+int Refuse(const std::string& why) {
+  Log(LogLevel::kError, "refused", {{"why", why}});
+  FlushLog();
+  return kExitRefused;
+}
+
+int ExitCodeOf(const absl::Status& failure) {
+  return absl::IsInvalidArgument(failure) || absl::IsNotFound(failure) ||
+                 absl::IsFailedPrecondition(failure)
+             ? kExitRefused
+             : kExitFailed;
+}
+
+WorkerOptions OptionsOf(const WorkerFlags& flags, const LoadOptions& load, absl::Time process_start,
+                        Ending& ending) {
+  WorkerOptions options;
+  options.layout = ToString(load.layout);
+  options.ranks = flags.ranks;
+  options.process_start = process_start;
+  options.load = [load]() -> absl::StatusOr<LoadedGroup> {
+    absl::StatusOr<LoadedGroup> loaded = LoadGroup(load);
+    if (loaded.ok()) {
+      Log(LogLevel::kInfo, "loaded",
+          {{"device", loaded->offer.device},
+           {"dtype", loaded->offer.dtype},
+           {"layout", ToString(load.layout)},
+           {"model_digest", loaded->offer.model_digest},
+           {"plan_digest", loaded->offer.plan_digest},
+           {"warmup_seconds", absl::ToDoubleSeconds(loaded->offer.warmup_time)}});
+    }
+    return loaded;
+  };
+  options.on_failed = [&ending](const absl::Status& failure) {
+    ending.Set({ExitCodeOf(failure), failure.ToString()});
+  };
+  return options;
+}
+
+int Main(int argc, char** argv) {
+  const absl::Time process_start = ProcessStart();
+  const ParsedFlags parsed = ParseFlags(argc, argv);
+  if (parsed.exit_code.has_value()) return *parsed.exit_code;
+  const WorkerFlags& flags = parsed.flags;
+  if (flags.die_with_parent) {
+    const pid_t parent = getppid();
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent || parent == 1) return kExitFailed;
+  }
+  const sigset_t signals = BlockSignals();
+  umask(0077);  // The socket is for this user alone.
+  TakeGrpcLog();
+
+  absl::StatusOr<Layout> layout = ParseLayout(flags.layout);
+  if (!layout.ok()) return Refuse(absl::StrCat("--layout: ", layout.status().message()));
+  absl::StatusOr<Devices> devices = ChooseDevices(flags.device, flags.dtype, flags.ranks);
+  if (!devices.ok()) return Refuse(std::string(devices.status().message()));
+  if (const auto wrong = CheckAddresses(flags); wrong.has_value()) return Refuse(*wrong);
+
+  Ending ending;
+  TakeSignals(signals, ending);
+  Worker worker(OptionsOf(flags,
+                          {.model_dir = flags.model,
+                           .devices = *std::move(devices),
+                           .layout = *std::move(layout),
+                           .threads = flags.threads,
+                           .default_guidance = flags.default_guidance,
+                           .load_timeout = flags.load_timeout,
+                           .first_run_timeout = flags.first_run_timeout},
+                          process_start, ending));
+  WorkerService service(worker);
+  const std::unique_ptr<grpc::Server> server = Serve(flags, service);
+  if (server == nullptr) {
+    Log(LogLevel::kError, "refused",
+        {{"why", "can't listen"}, {"socket", flags.socket}, {"listen", flags.listen}});
+    EndNow(kExitRefused);
+  }
+
+  const Ending::Reason reason = ending.Wait();
+  Log(reason.exit_code == kExitOk ? LogLevel::kInfo : LogLevel::kError, "ending",
+      {{"why", reason.text}});
+  if (reason.exit_code != kExitOk) absl::SleepFor(kTellFailure);
+  const bool loading = worker.Describe().state == WorkerState::kLoading;
+  const bool stopped =
+      reason.exit_code == kExitOk && worker.Stop(loading ? absl::ZeroDuration() : kStopJob);
+  server->Shutdown(absl::ToChronoTime(absl::Now() + kEndCalls));
+  if (!stopped) EndNow(reason.exit_code);
+  FlushLog();
+  return kExitOk;
+}
+
+}  // namespace
+}  // namespace patchflow
+
+int main(int argc, char** argv) { return patchflow::Main(argc, argv); }

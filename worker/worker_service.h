@@ -1,0 +1,33 @@
+// patchflow.worker.v1.WorkerService over a Worker.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+
+#include "patchflow/worker/v1/worker.grpc.pb.h"
+#include "worker/worker.h"
+
+namespace patchflow {
+
+// The worker outlives the service; the server that the service is registered with is shut down
+// before either is gone.
+class WorkerService final : public worker::v1::WorkerService::CallbackService {
+ public:
+  explicit WorkerService(Worker& worker) : worker_(worker) {}
+
+  grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context,
+                                     const worker::v1::DescribeRequest* request,
+                                     worker::v1::DescribeResponse* response) override;
+  grpc::ServerWriteReactor<worker::v1::ExecuteResponse>* Execute(
+      grpc::CallbackServerContext* context, const worker::v1::ExecuteRequest* request) override;
+  // At most 16 calls at once: RESOURCE_EXHAUSTED / WORKER_BUSY.
+  grpc::ServerWriteReactor<worker::v1::WatchResponse>* Watch(
+      grpc::CallbackServerContext* context, const worker::v1::WatchRequest* request) override;
+
+ private:
+  Worker& worker_;
+  std::atomic<int> watchers_ = 0;
+};
+
+}  // namespace patchflow
