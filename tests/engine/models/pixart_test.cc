@@ -332,6 +332,17 @@ TEST_F(PixArtTest, ConditioningsOfAFewStepsHaveOneShapeAndCanBeCopied) {
   }
 }
 
+TEST_F(PixArtTest, LeavesOutOnlyThePaddingThatNoRowLooksAt) {
+  Golden golden("sigma");  // Of 11 tokens its rows look at 1 and 9.
+  const auto transformer = LoadOrDie(Tiny("sigma"));
+  const auto text_tokens = [&] {
+    return transformer->Prepare(golden.prompt, golden.grid, {0}, {})->tensors().back().size(1);
+  };
+  EXPECT_EQ(text_tokens(), 9);
+  golden.prompt.mask_BL.select(0, 0).zero_();  // Looks at all alike.
+  EXPECT_EQ(text_tokens(), 11);
+}
+
 TEST_F(PixArtTest, RefusesConfigsThatItCannotBeByNameOfTheField) {
   const std::vector<std::pair<std::string, nlohmann::json>> refused = {
       {"norm_type", "ada_norm_zero"}, {"norm_elementwise_affine", true},
