@@ -73,7 +73,8 @@ std::optional<Supervisor::Loss> Supervisor::RunOnce() {
     return WatchOver(group_.config().worker, nullptr);
   }
   const std::string socket = absl::StrCat(options_.socket, ".", ++lives_);
-  auto process = WorkerProcess::Start(WorkerCommand(options_.binary, group_.config(), socket));
+  auto process = WorkerProcess::Start(
+      WorkerCommand(options_.binary, group_.config(), socket, options_.supervision.load_timeout));
   if (!process.ok()) {
     return Loss{std::string(process.status().message())};
   }

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -109,7 +110,7 @@ void WorkerProcess::Stop(absl::Duration grace) {
 }
 
 std::vector<std::string> WorkerCommand(const std::string& binary, const GroupConfig& group,
-                                       const std::string& socket) {
+                                       const std::string& socket, absl::Duration load_timeout) {
   std::vector<std::string> command = {binary,
                                       "--socket",
                                       socket,
@@ -134,6 +135,7 @@ std::vector<std::string> WorkerCommand(const std::string& binary, const GroupCon
   if (group.default_guidance > 0) {
     add("--default-guidance", absl::StrCat(group.default_guidance));
   }
+  add("--load-timeout", absl::StrCat(std::max(1.0, absl::ToDoubleSeconds(load_timeout))));
   return command;
 }
 

@@ -52,7 +52,7 @@ class WorkerProcess {
 
 // The command line of a group's worker that listens on `socket`.
 std::vector<std::string> WorkerCommand(const std::string& binary, const GroupConfig& group,
-                                       const std::string& socket);
+                                       const std::string& socket, absl::Duration load_timeout);
 
 // The worker program: the configuration's, or the one beside this program. NOT_FOUND if it is not
 // an executable file.

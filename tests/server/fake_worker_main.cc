@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
   app.add_option("--ranks", options.ranks);
   app.add_option("--layout", options.layout);
   app.add_option("--threads", threads);
+  app.add_option("--load-timeout", ignored);
   app.add_option("--default-guidance", options.default_guidance);
   app.add_option("--plan", options.plan_digest);
   app.add_option("--step-ms", step_ms)->envname("PATCHFLOW_FAKE_STEP_MS");
