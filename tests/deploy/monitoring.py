@@ -118,7 +118,7 @@ class Prometheus:
         config = {
             "global": {"scrape_interval": f"{SCRAPE_S}s", "evaluation_interval": f"{SCRAPE_S}s"},
             "rule_files": [str(rule) for rule in RULES],
-            "scrape_configs": [{"job_name": "patchflow", "static_configs": [{"targets": targets}]}],
+            "scrape_configs": [{"job_name": "patchflow", "static_configs": [{"targets": targets, "labels": {"namespace": "patchflow"}}]}],
         }
         (path / "prometheus.yml").write_text(yaml.safe_dump(config))
         self.log_path = path / "log"

@@ -5,6 +5,8 @@ import math
 import time
 
 import pytest
+from manifests import objects, of_kind
+from monitoring import MODEL
 from tools import DASHBOARD, DEPLOY, dashboard_panels, dashboard_queries, rules, run
 
 PATIENCE_S = 40
@@ -72,6 +74,14 @@ def test_a_query_for_a_series_that_does_not_exist_is_found(site, monkeypatch):
 def test_every_recorded_series_returns_data(site):
     recorded = [(rule["record"], rule["record"]) for rule in rules() if "record" in rule]
     assert not without_data(site.prometheus, recorded)
+
+
+def test_the_autoscalers_query_returns_one_number(site):
+    scaled = of_kind(objects("overlay:standby"), "ScaledObject")
+    queries = {thing["spec"]["triggers"][0]["metadata"]["query"].replace("pixart-sigma", MODEL) for thing in scaled}
+    for query in queries:
+        assert 'namespace="patchflow"' in query and f'model="{MODEL}"' in query
+        assert len(site.prometheus.values(query)) == 1, query
 
 
 def test_prometheus_evaluates_every_rule_without_error(site):

@@ -1,0 +1,114 @@
+{{/* Labels by which a group's pods are found: (dict "root" $ "group" $group) */}}
+{{- define "patchflow.groupSelector" -}}
+{{ include "patchflow.selector" .root }}
+app.kubernetes.io/component: worker
+patchflow/group: {{ .group.id }}
+{{- end }}
+
+{{/* Pod template of a worker: (dict "root" $ "group" $group) */}}
+{{- define "patchflow.workerPod" -}}
+{{- $values := .root.Values }}
+{{- $group := .group }}
+{{- $name := include "patchflow.name" .root }}
+metadata:
+  labels:
+    {{- include "patchflow.groupSelector" . | nindent 4 }}
+    app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+  {{- with $group.annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  {{- include "patchflow.podSecurity" .root | nindent 2 }}
+  terminationGracePeriodSeconds: {{ $values.worker.terminationGraceSeconds }}
+  {{- with $values.worker.runtimeClassName }}
+  runtimeClassName: {{ . }}
+  {{- end }}
+  {{- with $values.image.pullSecrets }}
+  imagePullSecrets: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: worker
+      image: {{ include "patchflow.image" (dict "root" .root "image" $values.image.worker) }}
+      imagePullPolicy: {{ $values.image.pullPolicy }}
+      args:
+        - --listen=0.0.0.0:{{ $values.worker.port }}
+        - --model=/models/{{ $group.model }}
+        - --device={{ $group.device }}
+        - --dtype={{ $group.dtype }}
+        - --ranks={{ $group.ranks }}
+        {{- with $group.layout }}
+        - --layout={{ include "patchflow.layout" . }}
+        {{- end }}
+        {{- with $group.threads }}
+        - --threads={{ . }}
+        {{- end }}
+        {{- with $group.defaultGuidance }}
+        - --default-guidance={{ . }}
+        {{- end }}
+        - --load-timeout={{ $values.worker.loadTimeoutSeconds }}
+        - --first-run-timeout={{ $group.firstRunTimeoutSeconds }}
+      env:
+        - {name: CUDA_CACHE_PATH, value: /tmp/cuda}
+        {{- with $group.env }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      ports:
+        - {name: worker, containerPort: {{ $values.worker.port }}}
+      {{- include "patchflow.workerProbes" .root | nindent 6 }}
+      {{- include "patchflow.containerSecurity" .root | nindent 6 }}
+      resources:
+        {{- $resources := deepCopy $group.resources }}
+        {{- if eq $group.device "cuda" }}
+        {{- $gpus := dict "limits" (dict "nvidia.com/gpu" (toString $group.ranks)) }}
+        {{- $resources = merge $gpus $resources }}
+        {{- end }}
+        {{- toYaml $resources | nindent 8 }}
+      volumeMounts:
+        - {name: models, mountPath: /models, readOnly: true}
+        - {name: shm, mountPath: /dev/shm}
+        - {name: tmp, mountPath: /tmp}
+  volumes:
+    - name: models
+      persistentVolumeClaim: {claimName: {{ $values.models.claim }}, readOnly: true}
+    - name: shm
+      emptyDir: {medium: Memory, sizeLimit: {{ $values.worker.sharedMemory }}}
+    - name: tmp
+      emptyDir: {sizeLimit: 4Gi}
+  {{- with $group.nodeSelector }}
+  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $group.tolerations }}
+  tolerations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $group.affinity }}
+  affinity: {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{/* {pipefusion: 2, cuda_graphs: false} as the worker takes it: "cuda_graphs=0,pipefusion=2". */}}
+{{- define "patchflow.layout" -}}
+{{- $words := list }}
+{{- range $key, $value := . }}
+{{- $number := ternary (ternary 1 0 (eq (toString $value) "true")) $value (kindIs "bool" $value) }}
+{{- $words = append $words (printf "%s=%d" $key (int $number)) }}
+{{- end }}
+{{- join "," $words }}
+{{- end }}
+
+{{/*
+A worker says how it is in its own service, which the front end watches every half second; a kubelet can only see that it
+listens, which it does from the start, and that the process has ended, which it does itself on any fault.
+*/}}
+{{- define "patchflow.workerProbes" -}}
+startupProbe:
+  tcpSocket: {port: worker}
+  periodSeconds: 2
+  failureThreshold: 60
+readinessProbe:
+  tcpSocket: {port: worker}
+  periodSeconds: 5
+livenessProbe:
+  tcpSocket: {port: worker}
+  periodSeconds: 10
+  failureThreshold: 3
+{{- end }}

@@ -1,0 +1,234 @@
+"""What deploy/ gives to Kubernetes: valid, of one piece, hardened, and in step with the programs."""
+
+import json
+import pathlib
+
+import pytest
+import yaml
+from manifests import (CHART, KUSTOMIZE, OVERLAYS, SOURCES, container, frontend_config, helm_template, is_frontend,
+                       objects, of_kind, pods, rendered_files, selects, validate)
+from tools import run, tool
+
+sources = pytest.mark.parametrize("source", SOURCES)
+
+
+@sources
+def test_every_object_is_valid(source):
+    everything = objects(source)
+    assert len(everything) >= 9
+    for thing in everything:
+        validate(thing)
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "LeaderWorkerSet", "ScaledObject", "PodMonitor", "PrometheusRule",
+                                  "NetworkPolicy", "PodDisruptionBudget", "Service"])
+def test_a_misspelt_field_is_found(kind):
+    thing = of_kind(objects("chart:full"), kind)[0]
+    thing["spec"]["replica"] = 1
+    with pytest.raises(Exception, match="replica"):
+        validate(thing)
+
+
+def test_a_misspelt_field_of_a_pod_in_a_leader_worker_set_is_found():
+    thing = of_kind(objects("chart:full"), "LeaderWorkerSet")[0]
+    thing["spec"]["leaderWorkerTemplate"]["workerTemplate"]["spec"]["container"] = []
+    with pytest.raises(Exception, match="container"):
+        validate(thing)
+
+
+def test_the_kustomize_files_are_what_render_writes(tmp_path):
+    run(KUSTOMIZE / "render", "--helm", tool("helm"), tmp_path)
+    written, committed = rendered_files(tmp_path), rendered_files(KUSTOMIZE)
+    assert len(written) == 2 + 2 * len(OVERLAYS)
+    for name, text in written.items():
+        assert committed[name] == text, f"deploy/kubernetes/{name}: run deploy/kubernetes/render"
+
+
+def test_helm_has_nothing_against_the_chart():
+    for values in [[], *(["-f", path] for path in (CHART / "ci").glob("*.yaml"))]:
+        run(tool("helm"), "lint", "--strict", CHART, *values)
+
+
+def test_a_packaged_chart_renders_the_same(tmp_path):
+    run(tool("helm"), "package", CHART, "--destination", tmp_path)
+    [package] = tmp_path.glob("*.tgz")
+    values = ["--namespace", "patchflow", "-f", CHART / "ci" / "full.yaml"]
+    assert run(tool("helm"), "template", "patchflow", package, *values).stdout == helm_template(*values[2:])
+
+
+@pytest.mark.parametrize("value, says", [
+    ("groups=[]", "minItems"),
+    ('groups[0].layout={"pipefusio":2}', "pipefusio"),
+    ("groups[0].ranks=0", "minimum"),
+    ("groups[0].nodes=17", "maximum"),
+    ('groups[0].device="gpu"', "device"),
+    ('groups[0].name="Main"', "pattern"),
+    ('groups[0].name="workers"', "is the name of another object"),
+    ('groups[0].model="../etc"', "pattern"),
+    ("frontend.port=80", "minimum"),
+    ("frontend.replicas=2", "replicas"),
+    ('image.worker.digest="latest"', "pattern"),
+    ("networkPolicy.clients=[]", "minItems"),
+    ('autoscaling.prometheus="prometheus:9090"', "pattern"),
+    ('worker.sharedMemory="8 GB"', "pattern"),
+])
+def test_the_chart_refuses_bad_values(value, says, tmp_path):
+    path, _, text = value.partition("=")
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    place, keys = values, path.replace("[0]", ".0").split(".")
+    for key in keys[:-1]:
+        place = place[int(key) if key.isdigit() else key]
+    place[keys[-1]] = json.loads(text)
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    done = run(tool("helm"), "template", "patchflow", CHART, "-f", tmp_path / "values.yaml", ok=False)
+    assert done.returncode != 0
+    assert says in done.stderr, done.stderr
+
+
+@sources
+def test_every_selector_finds_pods(source):
+    everything = objects(source)
+    for thing in of_kind(everything, "Service", "PodDisruptionBudget", "NetworkPolicy", "PodMonitor"):
+        spec = thing["spec"]
+        selector = spec.get("podSelector", spec["selector"] if "selector" in spec else None)
+        found = [pod for pod in pods(everything) if selects(selector.get("matchLabels", selector), pod)]
+        assert found, f"{thing['kind']} {thing['metadata']['name']} selects nothing"
+        names = {port["name"] for pod in found for port in container(pod)["ports"]}
+        for port in spec.get("ports", []) if thing["kind"] == "Service" else []:
+            assert port["targetPort"] in names
+        for endpoint in spec.get("podMetricsEndpoints", []):
+            assert endpoint["port"] in names
+        for rule in spec.get("ingress", []):
+            assert {port["port"] for port in rule.get("ports", [])} <= names
+
+
+@sources
+def test_a_deployment_selects_its_own_pods_alone(source):
+    everything = objects(source)
+    for thing in of_kind(everything, "Deployment"):
+        selector = thing["spec"]["selector"]["matchLabels"]
+        owners = [pod["owner"]["metadata"]["name"] for pod in pods(everything) if selects(selector, pod)]
+        assert owners == [thing["metadata"]["name"]]
+
+
+@sources
+def test_every_pod_is_as_the_restricted_standard_wants_it(source):
+    for pod in pods(objects(source)):
+        spec, inner = pod["spec"], container(pod)["securityContext"]
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] > 0
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert inner == {
+            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}
+        }
+        assert not any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC"))
+        assert not [volume for volume in spec["volumes"] if "hostPath" in volume]
+        assert {mount["mountPath"] for mount in container(pod)["volumeMounts"]} >= {"/tmp"}
+
+
+@sources
+def test_workers_have_their_gpus_shared_memory_and_a_model_that_they_cannot_write(source):
+    workers = [pod for pod in pods(objects(source)) if not is_frontend(pod)]
+    assert workers
+    for pod in workers:
+        arguments = dict(word.split("=", 1) for word in container(pod)["args"])
+        gpus = container(pod)["resources"]["limits"].get("nvidia.com/gpu")
+        assert gpus == (None if arguments["--device"] == "cpu" else arguments["--ranks"])
+        mounts = {mount["mountPath"]: mount for mount in container(pod)["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+        assert mounts["/models"]["readOnly"] and arguments["--model"].startswith("/models/")
+        assert volumes[mounts["/models"]["name"]]["persistentVolumeClaim"]["readOnly"]
+        assert volumes[mounts["/dev/shm"]["name"]]["emptyDir"]["medium"] == "Memory"
+
+
+@sources
+def test_the_front_end_has_no_gpu_and_is_probed_over_grpc(source):
+    [pod] = [pod for pod in pods(objects(source)) if is_frontend(pod)]
+    inner = container(pod)
+    assert "nvidia.com/gpu" not in json.dumps(inner["resources"])
+    [port] = [port["containerPort"] for port in inner["ports"] if port["name"] == "grpc"]
+    services = {name: inner[name]["grpc"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert services == {
+        "startupProbe": {"port": port, "service": "liveness"},
+        "readinessProbe": {"port": port, "service": "readiness"},
+        "livenessProbe": {"port": port, "service": "liveness"},
+    }
+
+
+@sources
+def test_the_grace_period_covers_the_drain(source):
+    everything = objects(source)
+    [pod] = [pod for pod in pods(everything) if is_frontend(pod)]
+    drain = frontend_config(everything)["drain"]
+    seconds = sum(int(value.removesuffix("s")) for value in drain.values())
+    assert pod["spec"]["terminationGracePeriodSeconds"] >= seconds + 10
+
+
+@sources
+def test_every_worker_that_the_front_end_calls_is_there(source):
+    everything = objects(source)
+    services = {thing["metadata"]["name"]: thing["spec"] for thing in of_kind(everything, "Service")}
+    sets = {thing["metadata"]["name"]: thing["spec"] for thing in of_kind(everything, "LeaderWorkerSet")}
+    owners = set()
+    for group in frontend_config(everything)["groups"]:
+        for i, address in enumerate(group["workers"]):
+            host, port = address.split(":")
+            if host in services:
+                assert services[host]["clusterIP"] == "None" and services[host]["publishNotReadyAddresses"]
+                assert [entry["port"] for entry in services[host]["ports"]] == [int(port)]
+                [pod] = [pod for pod in pods(everything) if selects(services[host]["selector"], pod)]
+            else:  # A pod of a set: NAME-0.NAME is the first, NAME-0-1.NAME the second.
+                name = host.split(".")[1]
+                assert host == (f"{name}-0.{name}" if i == 0 else f"{name}-0-{i}.{name}")
+                assert sets[name]["leaderWorkerTemplate"]["size"] == len(group["workers"])
+                [pod] = [pod for pod in pods(everything) if pod["owner"]["metadata"]["name"] == name]
+            assert f"--listen=0.0.0.0:{port}" in container(pod)["args"]
+            owners.add(pod["owner"]["metadata"]["name"])
+    workers = {pod["owner"]["metadata"]["name"] for pod in pods(everything) if not is_frontend(pod)}
+    assert owners == workers, "a worker that no group of the front end names"
+
+
+@sources
+def test_the_front_end_alone_may_call_workers(source):
+    everything = objects(source)
+    [policy] = [thing for thing in of_kind(everything, "NetworkPolicy") if thing["metadata"]["name"].endswith("-workers")]
+    [rule] = policy["spec"]["ingress"]
+    [peer] = rule["from"]
+    assert all(is_frontend(pod) == selects(peer["podSelector"]["matchLabels"], pod) for pod in pods(everything))
+    assert policy["spec"]["egress"] == []
+
+
+@sources
+def test_everything_mounted_exists(source):
+    everything = objects(source)
+    maps = {thing["metadata"]["name"] for thing in of_kind(everything, "ConfigMap")}
+    for pod in pods(everything):
+        for volume in pod["spec"]["volumes"]:
+            if "configMap" in volume:
+                assert volume["configMap"]["name"] in maps
+
+
+@sources
+def test_standby_groups_start_one_after_the_other(source):
+    everything = objects(source)
+    scaled = of_kind(everything, "ScaledObject")
+    assert bool(scaled) == (source in ("overlay:standby", "chart:full"))
+    owners = {(thing["kind"], thing["metadata"]["name"]): thing for thing in of_kind(everything, "Deployment", "LeaderWorkerSet")}
+    waits: dict[str, list[float]] = {}
+    for thing in scaled:
+        reference = thing["spec"]["scaleTargetRef"]
+        target = owners[reference.get("kind", "Deployment"), reference["name"]]
+        assert reference.get("apiVersion", "apps/v1") == target["apiVersion"]
+        assert "replicas" not in target["spec"], "KEDA and the manifest would fight over it"
+        assert (thing["spec"]["minReplicaCount"], thing["spec"]["maxReplicaCount"]) == (0, 1)
+        [trigger] = thing["spec"]["triggers"]
+        assert trigger["metadata"]["threshold"] == trigger["metadata"]["activationThreshold"]
+        waits.setdefault(trigger["metadata"]["query"], []).append(float(trigger["metadata"]["threshold"]))
+    for thresholds in waits.values():
+        assert sorted(set(thresholds)) == [thresholds[0] * (i + 1) for i in range(len(thresholds))]
+
+
+def test_the_readme_names_every_overlay():
+    text = pathlib.Path(KUSTOMIZE.parent / "README.md").read_text()
+    for name in OVERLAYS:
+        assert f"`{name}`" in text, name

@@ -1,0 +1,134 @@
+"""The manifests against the built programs: they take the configuration and the flags that are written there."""
+
+import json
+import signal
+import subprocess
+
+import harness
+import pytest
+import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from harness import BIN, BUNDLED
+from manifests import SOURCES, container, frontend_config, is_frontend, objects, pods
+from monitoring import free_port
+
+sources = pytest.mark.parametrize("source", SOURCES)
+TIMEOUT_S = 20
+
+
+def start(*command) -> subprocess.Popen:
+    return subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ended(process: subprocess.Popen) -> str:
+    """All that it says until it ends."""
+    try:
+        return process.communicate(timeout=TIMEOUT_S)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
+def server_says(config: dict, tmp_path) -> tuple[int, str]:
+    """Starts patchflow-server with the configuration on ports of its own, stops it once it listens."""
+    config["server"] = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0"}
+    config["drain"]["delay"] = "0s"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    process = start(BIN / "patchflow-server", "--config", tmp_path / "config.yaml")
+    said = ""
+    for line in process.stdout:
+        said += line
+        if '"listening"' in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    said += ended(process)
+    return process.returncode, said
+
+
+@sources
+def test_the_server_takes_the_configuration(source, tmp_path):
+    config = frontend_config(objects(source))
+    of_nodes = [group for group in config["groups"] if len(group["workers"]) > 1]
+    if of_nodes:
+        # The front end of this version takes one worker a group, and says so; deploy/README.md does too.
+        code, said = server_says(frontend_config(objects(source)), tmp_path)
+        assert code == 2 and "a group has one worker process" in said, said
+        config["groups"] = [group for group in config["groups"] if group not in of_nodes]
+    if config["groups"]:
+        code, said = server_says(config, tmp_path)
+        assert code == 0 and '"listening"' in said, said
+
+
+def worker_arguments(pod: dict, **changes) -> list[str]:
+    arguments = dict(word.split("=", 1) for word in container(pod)["args"])
+    arguments |= {"--listen": "127.0.0.1:0"} | {f"--{key}": value for key, value in changes.items()}
+    return [f"{key}={value}" for key, value in arguments.items()]
+
+
+@sources
+def test_the_worker_takes_its_flags(source, tmp_path):
+    """All but the folder, which is empty here: that is then the first thing that it refuses."""
+    for pod in pods(objects(source)):
+        if is_frontend(pod):
+            continue
+        nodes = 2 if pod["owner"]["kind"] == "LeaderWorkerSet" else 1
+        ranks = int(dict(word.split("=", 1) for word in container(pod)["args"])["--ranks"]) * nodes
+        process = start(BIN / "patchflow-worker", *worker_arguments(pod, model=tmp_path, device="cpu", dtype="float32", ranks=ranks))
+        said = ended(process)
+        assert process.returncode == 2, said
+        last = json.loads(said.splitlines()[-1])
+        assert str(tmp_path) in last["why"] and "--" not in last["why"], said
+
+
+def test_a_flag_that_the_worker_does_not_have_is_found(tmp_path):
+    pod = next(pod for pod in pods(objects("overlay:cpu")) if not is_frontend(pod))
+    process = start(BIN / "patchflow-worker", *worker_arguments(pod, model=tmp_path), "--device-type=cpu")
+    said = ended(process)
+    assert process.returncode == 2 and "device-type" in said
+
+
+class RenderedGroup:
+    """A group as the manifests describe it, its worker running here on the bundled model and CPUs."""
+
+    def __init__(self, everything: list[dict]):
+        [self.entry] = frontend_config(everything)["groups"]
+        [pod] = [pod for pod in pods(everything) if not is_frontend(pod)]
+        self.address = f"127.0.0.1:{free_port()}"
+        self.entry["workers"] = [self.address]
+        changes = {"listen": self.address, "model": BUNDLED, "device": "cpu", "dtype": "float32", "threads": 1}
+        self.worker = subprocess.Popen([BIN / "patchflow-worker", *worker_arguments(pod, **changes)], stderr=subprocess.DEVNULL)
+
+    def config(self) -> dict:
+        return self.entry
+
+    def stop(self):
+        self.worker.terminate()
+        try:
+            self.worker.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.worker.kill()
+            self.worker.wait()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("source", ["overlay:cpu", "overlay:eight-gpus"])
+def test_what_an_overlay_describes_draws_an_image_and_answers_its_probes(source):
+    everything = objects(source)
+    group = RenderedGroup(everything)
+    try:
+        with harness.Server([group]) as server:
+            server.wait_ready()
+            [pod] = [pod for pod in pods(everything) if is_frontend(pod)]
+            health = health_pb2_grpc.HealthStub(server.channel)
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                asked = health_pb2.HealthCheckRequest(service=container(pod)[probe]["grpc"]["service"])
+                assert health.Check(asked, timeout=5).status == health_pb2.HealthCheckResponse.SERVING
+            pb, _ = harness.api()
+            request = pb.GenerateImagesRequest(
+                model=group.entry["model_name"], prompt=pb.Prompt(text="a red heart"), sampling=pb.SamplingParams(steps=3)
+            )
+            [image] = harness.generate(server, request, timeout_s=120).images
+            assert image.startswith(b"\x89PNG")
+    finally:
+        group.stop()
