@@ -68,6 +68,7 @@ absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& sto
       if (const absl::Status status = encoding.get(); !status.ok()) return status;
     }
     if (!made.ok()) return made.status();
+    events.OnPhase(image.index, JobPhase::kEncode, image.request.steps);
     encoding =
         std::async(std::launch::async, [&job, &image, &events, made = *std::move(made)]() mutable {
           return EncodeAndHandOver(image, std::move(made), job.encode, events);

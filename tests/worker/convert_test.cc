@@ -1,0 +1,118 @@
+#include "worker/convert.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace patchflow {
+namespace {
+
+using ::testing::HasSubstr;
+
+worker::v1::ExecuteRequest GoodRequest() {
+  worker::v1::ExecuteRequest request;
+  request.set_request_id("r");
+  v1::EffectiveParams& params = *request.mutable_params();
+  params.set_width(256);
+  params.set_height(128);
+  params.set_steps(20);
+  params.set_guidance_scale(4.5F);
+  params.set_seed(40);
+  params.set_scheduler("ddim");
+  params.set_format(v1::IMAGE_FORMAT_JPEG);
+  params.set_quality(80);
+  request.set_prompt("a red circle");
+  request.set_negative_prompt("blue");
+  request.add_image_indices(2);
+  request.add_image_indices(0);
+  (*request.mutable_metadata())["b"] = "2";
+  (*request.mutable_metadata())["a"] = "1";
+  return request;
+}
+
+TEST(ConvertTest, EachImageHasItsOwnSeed) {
+  const absl::StatusOr<Job> job = JobOf(GoodRequest());
+  ASSERT_TRUE(job.ok()) << job.status();
+  ASSERT_EQ(job->images.size(), 2);
+  EXPECT_EQ(job->images[0].index, 2);
+  EXPECT_EQ(job->images[0].request.seed, 42);
+  EXPECT_EQ(job->images[1].request.seed, 40);
+  const ImageRequest& request = job->images[0].request;
+  EXPECT_EQ(request.prompt, "a red circle");
+  EXPECT_EQ(request.negative_prompt, "blue");
+  EXPECT_EQ(request.width_px, 256);
+  EXPECT_EQ(request.height_px, 128);
+  EXPECT_EQ(request.steps, 20);
+  EXPECT_EQ(request.guidance_scale, 4.5);
+  EXPECT_EQ(request.scheduler, "ddim");
+  EXPECT_EQ(job->encode.format, ImageFormat::kJpeg);
+  EXPECT_EQ(job->encode.quality, 80);
+  EXPECT_EQ(job->encode.metadata,
+            (std::vector<std::pair<std::string, std::string>>{{"a", "1"}, {"b", "2"}}));
+}
+
+TEST(ConvertTest, AllWrongFieldsAreNamedAtOnce) {
+  worker::v1::ExecuteRequest request = GoodRequest();
+  request.mutable_params()->set_format(v1::IMAGE_FORMAT_UNSPECIFIED);
+  request.mutable_params()->set_quality(101);
+  request.mutable_params()->set_seed(uint64_t{1} << 53);
+  request.set_prompt(std::string(8193, 'x'));
+  request.add_image_indices(-1);
+  const absl::Status status = JobOf(request).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(EngineReasonOf(status), "INVALID_REQUEST");
+  const std::string message(status.message());
+  for (const char* field :
+       {"params.format", "params.quality: 101", "params.seed", "prompt: 8193", "indices: -1"}) {
+    EXPECT_THAT(message, HasSubstr(field));
+  }
+}
+
+TEST(ConvertTest, AJobWithoutImagesOrParametersIsRefused) {
+  worker::v1::ExecuteRequest request = GoodRequest();
+  request.clear_image_indices();
+  request.clear_params();
+  const std::string message(JobOf(request).status().message());
+  EXPECT_THAT(message, HasSubstr("image_indices: 0 images"));
+  EXPECT_THAT(message, HasSubstr("params: not set"));
+}
+
+TEST(ConvertTest, AModelsLimitsFollowFromItsConfig) {
+  Offer offer;
+  offer.description.architecture = "PixArtTransformer2DModel";
+  offer.description.transformer.default_size_px = 512;
+  offer.description.transformer.max_text_tokens = 300;
+  offer.description.default_scheduler = "ddim";
+  offer.description.default_steps = 25;
+  offer.description.default_guidance_scale = 3;
+  offer.max_pixels = 1 << 22;
+  offer.dtype = "bfloat16";
+  const v1::Model model = ModelOf(offer, "ulysses=2");
+  EXPECT_EQ(model.architecture(), "PixArtTransformer2DModel");
+  EXPECT_EQ(model.defaults().width(), 512);
+  EXPECT_EQ(model.defaults().height(), 512);
+  EXPECT_EQ(model.defaults().steps(), 25);
+  EXPECT_EQ(model.defaults().guidance_scale(), 3);
+  EXPECT_EQ(model.defaults().scheduler(), "ddim");
+  EXPECT_EQ(model.limits().size_multiple(), 16);
+  EXPECT_EQ(model.limits().max_size(), 8192);
+  EXPECT_EQ(model.limits().max_pixels(), 1 << 22);
+  EXPECT_EQ(model.limits().max_prompt_tokens(), 300);
+  EXPECT_EQ(model.schedulers_size(), 3);
+  EXPECT_EQ(model.formats_size(), 4);
+  EXPECT_EQ(model.layouts(0), "ulysses=2");
+}
+
+TEST(ConvertTest, AnIdleRankIsAtNoStep) {
+  EXPECT_EQ(RankStatusOf(1, {}).step(), -1);
+  RankFigures figures;
+  figures.position = {.phase = Phase::kDenoise, .steps_done = 7, .age = absl::Milliseconds(1500)};
+  const worker::v1::RankStatus status = RankStatusOf(1, figures);
+  EXPECT_EQ(status.rank(), 1);
+  EXPECT_EQ(status.step(), 7);
+  EXPECT_EQ(status.phase(), worker::v1::JOB_PHASE_DENOISE);
+  EXPECT_EQ(status.step_age().seconds(), 1);
+  EXPECT_EQ(status.step_age().nanos(), 500'000'000);
+}
+
+}  // namespace
+}  // namespace patchflow

@@ -1,0 +1,142 @@
+#include "worker/job.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <mutex>
+#include <stdexcept>
+#include <thread>
+
+#include "tests/worker/fake_group.h"
+#include "worker/digest.h"
+
+namespace patchflow {
+namespace {
+
+using std::chrono::milliseconds;
+
+class Recorder final : public JobEvents {
+ public:
+  struct Told {
+    int image_index;
+    JobPhase phase;
+    int steps_done;
+  };
+  void OnPhase(int image_index, JobPhase phase, int steps_done) override {
+    const std::lock_guard lock(mutex_);
+    told.push_back({image_index, phase, steps_done});
+  }
+  void OnImage(FinishedImage image) override {
+    if (on_image) on_image(image);
+    const std::lock_guard lock(mutex_);
+    images.push_back(std::move(image));
+  }
+  void OnEnd(const absl::Status& /*status*/) override { ADD_FAILURE(); }
+
+  std::function<void(const FinishedImage&)> on_image;
+  std::vector<Told> told;
+  std::vector<FinishedImage> images;
+
+ private:
+  std::mutex mutex_;
+};
+
+Job JobOfImages(const std::vector<int>& indices, int steps = 3) {
+  Job job;
+  job.encode.format = ImageFormat::kRawRgb8;
+  for (const int index : indices) {
+    ImageRequest request;
+    request.width_px = 32;
+    request.height_px = 16;
+    request.steps = steps;
+    request.seed = 100 + index;
+    job.images.push_back({index, request});
+  }
+  return job;
+}
+
+class JobTest : public ::testing::Test {
+ protected:
+  void Start(const FakeEngineOptions& engine) { group_ = *StartFakeGroup(2, engine); }
+  absl::Status Run(const Job& job) { return RunJob(*group_, job, stop_.get_token(), events_); }
+
+  std::unique_ptr<RankGroup> group_;
+  std::stop_source stop_;
+  Recorder events_;
+};
+
+TEST_F(JobTest, ImagesComeInTheOrderAskedForWithTheirFigures) {
+  Start({});
+  ASSERT_TRUE(Run(JobOfImages({2, 0, 5})).ok());
+  ASSERT_EQ(events_.images.size(), 3);
+  const std::vector<int> indices = {2, 0, 5};
+  for (size_t i = 0; i < 3; ++i) {
+    const FinishedImage& image = events_.images[i];
+    EXPECT_EQ(image.index, indices[i]);
+    EXPECT_EQ(image.seed, 100 + indices[i]);
+    EXPECT_EQ(image.bytes, std::string(3 * 32 * 16, static_cast<char>(100 + indices[i])));
+    EXPECT_EQ(image.sha256, Sha256(image.bytes));
+    EXPECT_EQ(image.width_px, 32);
+    EXPECT_EQ(image.height_px, 16);
+    EXPECT_EQ(image.step_times.size(), 3);
+    EXPECT_EQ(image.peak_memory_bytes, 101);
+  }
+}
+
+TEST_F(JobTest, PositionsNeverFallBack) {
+  Start({.step = milliseconds(5)});
+  ASSERT_TRUE(Run(JobOfImages({0, 1}, 4)).ok());
+  std::tuple<int, int, int> last(-1, 0, 0);
+  for (const Recorder::Told& told : events_.told) {
+    const std::tuple now(told.image_index, static_cast<int>(told.phase), told.steps_done);
+    EXPECT_GE(now, last);
+    last = now;
+  }
+  EXPECT_EQ(last, std::tuple(1, static_cast<int>(JobPhase::kEncode), 4));
+}
+
+TEST_F(JobTest, TheNextImageIsMadeWhileOneIsHandedOver) {
+  std::atomic<bool> second_began = false;
+  Start({.before_step = [&](const ImageRequest& request, int) {
+    if (request.seed == 101) second_began = true;
+  }});
+  bool saw_second = false;
+  events_.on_image = [&](const FinishedImage& image) {
+    for (int i = 0; image.index == 0 && i < 2000 && !saw_second; ++i) {
+      std::this_thread::sleep_for(milliseconds(1));
+      saw_second = second_began;
+    }
+  };
+  ASSERT_TRUE(Run(JobOfImages({0, 1})).ok());
+  EXPECT_TRUE(saw_second);
+}
+
+TEST_F(JobTest, AStoppedJobIsCancelledAndStillHandsOverWhatWasMade) {
+  Start({.step = milliseconds(2), .before_step = [&](const ImageRequest& request, int step) {
+           if (request.seed == 101 && step == 5) stop_.request_stop();
+         }});
+  EXPECT_EQ(Run(JobOfImages({0, 1, 2}, 500)).code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(events_.images.size(), 1);
+  EXPECT_TRUE(group_->failure().ok());
+}
+
+TEST_F(JobTest, AnImageThatCannotBeEncodedEndsTheJob) {
+  Start({});
+  Job job = JobOfImages({0});
+  job.images[0].request.width_px = 16400;
+  job.encode.format = ImageFormat::kWebp;
+  EXPECT_EQ(Run(job).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(events_.images.empty());
+}
+
+TEST_F(JobTest, MetadataIsWrittenIntoTheFile) {
+  Start({});
+  Job job = JobOfImages({0});
+  job.encode.format = ImageFormat::kPng;
+  job.encode.metadata = {{"parameters", "a red circle"}};
+  ASSERT_TRUE(Run(job).ok());
+  EXPECT_NE(events_.images[0].bytes.find("a red circle"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace patchflow
