@@ -46,8 +46,8 @@ class SlabDecoder final : public VaeDecoder {
     return at::TensorOptions(options_.read.dtype).device(options_.read.device);
   }
   Tensor Unscaled(const Tensor& latents_chW) const;
-  FeatureMap RunMiddle(const Tensor& z_hWc, const MemoryPlan& plan, const Run& run) const;
-  void DecodeImage(const Tensor& latents_chW, const MemoryPlan& plan, const Run& run,
+  FeatureMap RunMiddle(const Tensor& z_hWc, const MemoryPlan& plan, const DecodeRun& run) const;
+  void DecodeImage(const Tensor& latents_chW, const MemoryPlan& plan, const DecodeRun& run,
                    const Tensor& pixels_hWO) const;
 
   VaeArchitecture vae_;
@@ -64,7 +64,7 @@ Tensor SlabDecoder::Unscaled(const Tensor& latents_chW) const {
 }
 
 FeatureMap SlabDecoder::RunMiddle(const Tensor& z_hWc, const MemoryPlan& plan,
-                                  const Run& run) const {
+                                  const DecodeRun& run) const {
   const Stage stage(at::empty({plan.middle_elements}, Elements()), z_hWc.size(0), z_hWc.size(1),
                     layers_.middle_first.pitch());
   FeatureMap x = RunConvolutionIn(layers_.conv_in, z_hWc, stage, run);
@@ -73,8 +73,8 @@ FeatureMap SlabDecoder::RunMiddle(const Tensor& z_hWc, const MemoryPlan& plan,
   return RunResnet(layers_.middle_last, x, stage, run);
 }
 
-void SlabDecoder::DecodeImage(const Tensor& latents_chW, const MemoryPlan& plan, const Run& run,
-                              const Tensor& pixels_hWO) const {
+void SlabDecoder::DecodeImage(const Tensor& latents_chW, const MemoryPlan& plan,
+                              const DecodeRun& run, const Tensor& pixels_hWO) const {
   FeatureMap x = RunMiddle(Unscaled(latents_chW), plan, run);
   const Tensor storage = at::empty({plan.storage_elements}, Elements());
   int64_t h = x.rows_hWC.size(0);
@@ -104,11 +104,11 @@ Tensor SlabDecoder::Decode(const Tensor& latents_NchW, int64_t first_row, int64_
   TORCH_CHECK(first_row >= 0 && first_row + h <= image_rows, "rows [", first_row, ", ",
               first_row + h, ") of an image of ", image_rows);
   const MemoryPlan plan = Plan(h, width);
-  const Run run{ports,
-                vae_.groups,
-                SlabBytes(),
-                {first_row * width, (first_row + h) * width},
-                tile_done ? tile_done : [] {}};
+  const DecodeRun run{ports,
+                      vae_.groups,
+                      SlabBytes(),
+                      {first_row * width, (first_row + h) * width},
+                      tile_done ? tile_done : [] {}};
   const int64_t scale = vae_.config.scale_factor;
   const Tensor pixels_NhWO = at::empty(
       {latents_NchW.size(0), h * scale, width * scale, layers_.conv_out.out()}, Elements());

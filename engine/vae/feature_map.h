@@ -38,7 +38,7 @@ class Stage {
 };
 
 // What every pass of one decode needs.
-struct Run {
+struct DecodeRun {
   RowPorts ports;
   int64_t groups;  // Of every norm.
   int64_t slab_bytes;

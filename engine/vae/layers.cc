@@ -29,7 +29,7 @@ FillRows NormalizedSilu(const GroupNorm& norm, const GroupMoments& moments) {
 
 // body(window of filled rows, the rows): slab after slab.
 template <typename Body>
-void SlideOver(const Tensor& x_hWC, FillRows fill, const SlabCost& cost, const Run& run,
+void SlideOver(const Tensor& x_hWC, FillRows fill, const SlabCost& cost, const DecodeRun& run,
                const Body& body) {
   const int64_t h = x_hWC.size(0);
   const int64_t slab_rows = SlabRows(h, cost, run.slab_bytes);
@@ -42,14 +42,14 @@ void SlideOver(const Tensor& x_hWC, FillRows fill, const SlabCost& cost, const R
 
 // Moments of the image over what `body` stored, which is told where to add them.
 template <typename Body>
-GroupMoments Merged(const Run& run, at::Device device, const Body& body) {
+GroupMoments Merged(const DecodeRun& run, at::Device device, const Body& body) {
   GroupMoments moments = NoMoments(run.groups, device);
   body(&moments);
   return run.ports.moments.Merge(moments);
 }
 
 void Convolve(const Convolution& conv, FillRows fill, const Tensor& from_hWI, const Tensor& to_hWO,
-              StoreMode mode, const Run& run, GroupMoments* moments) {
+              StoreMode mode, const DecodeRun& run, GroupMoments* moments) {
   SlideOver(from_hWI, std::move(fill), CostOf(conv, from_hWI.size(1), ElementBytes(from_hWI)), run,
             [&](const Tensor& window_1Ihw, RowRange rows) {
               StoreRows({.from = conv(window_1Ihw),
@@ -62,7 +62,7 @@ void Convolve(const Convolution& conv, FillRows fill, const Tensor& from_hWI, co
 
 // conv1 where there is a shortcut: the results of both take the place of x, row by row.
 void ConvolveBesideShortcut(const Resnet& resnet, const FeatureMap& x, const Stage& stage,
-                            const Run& run, GroupMoments* moments) {
+                            const DecodeRun& run, GroupMoments* moments) {
   const Tensor inner_hWC = stage.Left(resnet.conv1.out());
   const Tensor shortcut_hWC = stage.Right(resnet.conv1.out());
   SlideOver(x.rows_hWC, NormalizedSilu(resnet.norm1, x.moments),
@@ -90,7 +90,7 @@ int64_t UpBlock::pitch() const {
 }
 
 FeatureMap RunConvolutionIn(const Convolution& conv, const Tensor& x_hWI, const Stage& stage,
-                            const Run& run) {
+                            const DecodeRun& run) {
   const Tensor to_hWO = stage.Right(conv.out());
   return {to_hWO, Merged(run, to_hWO.device(), [&](GroupMoments* moments) {
             Convolve(conv, Copy, x_hWI, to_hWO, StoreMode::kReplace, run, moments);
@@ -98,7 +98,7 @@ FeatureMap RunConvolutionIn(const Convolution& conv, const Tensor& x_hWI, const 
 }
 
 FeatureMap RunResnet(const Resnet& resnet, const FeatureMap& x, const Stage& stage,
-                     const Run& run) {
+                     const DecodeRun& run) {
   const Tensor inner_hWC = stage.Left(resnet.conv1.out());
   const Tensor out_hWC = stage.Right(resnet.conv1.out());  // Holds x or its shortcut already.
   const at::Device device = out_hWC.device();
@@ -116,7 +116,8 @@ FeatureMap RunResnet(const Resnet& resnet, const FeatureMap& x, const Stage& sta
           })};
 }
 
-FeatureMap RunAttention(const MiddleAttention& attention, const FeatureMap& x, const Run& run) {
+FeatureMap RunAttention(const MiddleAttention& attention, const FeatureMap& x,
+                        const DecodeRun& run) {
   const Tensor& x_hWC = x.rows_hWC;
   AttentionInput in;
   in.span = run.tokens;
@@ -142,7 +143,7 @@ FeatureMap RunAttention(const MiddleAttention& attention, const FeatureMap& x, c
 }
 
 FeatureMap RunUpsampler(const PhaseConvolution& conv, const FeatureMap& x, const Stage& to,
-                        const Run& run) {
+                        const DecodeRun& run) {
   const Tensor to_hWC = to.Right(conv.out());
   return {to_hWC, Merged(run, to_hWC.device(), [&](GroupMoments* moments) {
             SlideOver(x.rows_hWC, Copy, CostOf(conv, x.rows_hWC.size(1), ElementBytes(x.rows_hWC)),
@@ -157,7 +158,7 @@ FeatureMap RunUpsampler(const PhaseConvolution& conv, const FeatureMap& x, const
 }
 
 void RunConvolutionOut(const GroupNorm& norm, const Convolution& conv, const FeatureMap& x,
-                       const Tensor& pixels_hWO, const Run& run) {
+                       const Tensor& pixels_hWO, const DecodeRun& run) {
   Convolve(conv, NormalizedSilu(norm, x.moments), x.rows_hWC, pixels_hWO, StoreMode::kReplace, run,
            nullptr);
 }

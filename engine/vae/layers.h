@@ -52,15 +52,17 @@ struct UpBlock {
 
 // x_hWI: beside the stage, contiguous.
 FeatureMap RunConvolutionIn(const Convolution& conv, const Tensor& x_hWI, const Stage& stage,
-                            const Run& run);
-FeatureMap RunResnet(const Resnet& resnet, const FeatureMap& x, const Stage& stage, const Run& run);
-FeatureMap RunAttention(const MiddleAttention& attention, const FeatureMap& x, const Run& run);
+                            const DecodeRun& run);
+FeatureMap RunResnet(const Resnet& resnet, const FeatureMap& x, const Stage& stage,
+                     const DecodeRun& run);
+FeatureMap RunAttention(const MiddleAttention& attention, const FeatureMap& x,
+                        const DecodeRun& run);
 // `to` may share its storage with the stage of x: both are at the end of it.
 FeatureMap RunUpsampler(const PhaseConvolution& conv, const FeatureMap& x, const Stage& to,
-                        const Run& run);
+                        const DecodeRun& run);
 // Pixels: [h, W, O], contiguous.
 void RunConvolutionOut(const GroupNorm& norm, const Convolution& conv, const FeatureMap& x,
-                       const Tensor& pixels_hWO, const Run& run);
+                       const Tensor& pixels_hWO, const DecodeRun& run);
 
 // What the passes take for rows of `width` pixels of `element_bytes` an element.
 SlabCost CostOf(const Convolution& conv, int64_t width, int64_t element_bytes);

@@ -11,6 +11,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
+constexpr int kVector = 4;
+constexpr int kHeldVectors = 8;  // Of a thread: rows of up to 8192 keys stay in registers.
 constexpr float kLog2E = 1.44269504088896341F;
 
 template <typename T>
@@ -53,52 +55,97 @@ __device__ float BlockReduce(float value) {
   return value;
 }
 
-template <typename T, int V>
+__device__ float Exponential(float score, float scale, float largest) {
+  return exp2f((score * scale - largest) * kLog2E);
+}
+
+// By one thread, with the sum of the tile's exponentials and the maximum with it and before it.
+__device__ void Update(const SoftmaxTileKernel& p, int64_t row, float before, float largest,
+                       float sum) {
+  const float correction = exp2f((before - largest) * kLog2E);
+  p.correction[row] = correction;
+  p.sum[row] = p.sum[row] * correction + sum;
+  p.max[row] = largest;
+}
+
+// Any number of keys: scores are read twice.
+template <typename T>
 __global__ void SoftmaxTile(SoftmaxTileKernel p) {
   const int64_t row = blockIdx.x;
   const float* scores = p.scores + row * p.keys;
   T* probabilities = static_cast<T*>(p.probabilities) + row * p.keys;
-
-  float largest = -INFINITY;
-  for (int64_t key = threadIdx.x * V; key < p.keys; key += kThreads * V) {
-    const auto score = *reinterpret_cast<const Vector<float, V>*>(scores + key);
-#pragma unroll
-    for (int i = 0; i < V; ++i) largest = fmaxf(largest, score.at[i]);
-  }
   const float before = p.max[row];
+  float largest = -INFINITY;
+  for (int64_t key = threadIdx.x; key < p.keys; key += kThreads) {
+    largest = fmaxf(largest, scores[key]);
+  }
   largest = fmaxf(before, BlockReduce<true>(largest) * p.scale);
-
   float sum = 0;
-  for (int64_t key = threadIdx.x * V; key < p.keys; key += kThreads * V) {
-    const auto score = *reinterpret_cast<const Vector<float, V>*>(scores + key);
-    Vector<T, V> probability;
-#pragma unroll
-    for (int i = 0; i < V; ++i) {
-      const float value = exp2f((score.at[i] * p.scale - largest) * kLog2E);
-      sum += value;
-      probability.at[i] = FromFloat<T>(value);
-    }
-    *reinterpret_cast<Vector<T, V>*>(probabilities + key) = probability;
+  for (int64_t key = threadIdx.x; key < p.keys; key += kThreads) {
+    const float value = Exponential(scores[key], p.scale, largest);
+    sum += value;
+    probabilities[key] = FromFloat<T>(value);
   }
   sum = BlockReduce<false>(sum);
-  if (threadIdx.x == 0) {
-    const float correction = exp2f((before - largest) * kLog2E);
-    p.correction[row] = correction;
-    p.sum[row] = p.sum[row] * correction + sum;
-    p.max[row] = largest;
+  if (threadIdx.x == 0) Update(p, row, before, largest, sum);
+}
+
+// Up to kThreads * kVector * kHeldVectors keys, a multiple of kVector: scores are read once.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) SoftmaxHeldTile(SoftmaxTileKernel p) {
+  using Scores = Vector<float, kVector>;
+  const int64_t row = blockIdx.x;
+  const float* scores = p.scores + row * p.keys;
+  T* probabilities = static_cast<T*>(p.probabilities) + row * p.keys;
+  const float before = p.max[row];
+  const auto key_of = [](int i) {
+    return (i * kThreads + static_cast<int>(threadIdx.x)) * kVector;
+  };
+  Scores held[kHeldVectors];
+#pragma unroll
+  for (int i = 0; i < kHeldVectors; ++i) {
+    if (key_of(i) < p.keys) {
+      held[i] = *reinterpret_cast<const Scores*>(scores + key_of(i));
+    } else {
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) held[i].at[j] = -INFINITY;
+    }
   }
+  float largest = -INFINITY;
+#pragma unroll
+  for (int i = 0; i < kHeldVectors; ++i) {
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) largest = fmaxf(largest, held[i].at[j]);
+  }
+  largest = fmaxf(before, BlockReduce<true>(largest) * p.scale);
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kHeldVectors; ++i) {
+    Vector<T, kVector> probability;
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) {
+      const float value = Exponential(held[i].at[j], p.scale, largest);
+      sum += value;
+      probability.at[j] = FromFloat<T>(value);
+    }
+    if (key_of(i) < p.keys) {
+      *reinterpret_cast<Vector<T, kVector>*>(probabilities + key_of(i)) = probability;
+    }
+  }
+  sum = BlockReduce<false>(sum);
+  if (threadIdx.x == 0) Update(p, row, before, largest, sum);
 }
 
 template <typename T>
 cudaError_t LaunchOf(const SoftmaxTileKernel& p, cudaStream_t stream) {
-  constexpr int kVector = 4;
-  const bool vectors = p.keys % kVector == 0 && reinterpret_cast<uintptr_t>(p.scores) % 16 == 0 &&
-                       reinterpret_cast<uintptr_t>(p.probabilities) % 16 == 0;
+  const bool held = p.keys % kVector == 0 && p.keys <= kThreads * kVector * kHeldVectors &&
+                    reinterpret_cast<uintptr_t>(p.scores) % 16 == 0 &&
+                    reinterpret_cast<uintptr_t>(p.probabilities) % 16 == 0;
   const auto blocks = static_cast<unsigned>(p.rows);
-  if (vectors) {
-    SoftmaxTile<T, kVector><<<blocks, kThreads, 0, stream>>>(p);
+  if (held) {
+    SoftmaxHeldTile<T><<<blocks, kThreads, 0, stream>>>(p);
   } else {
-    SoftmaxTile<T, 1><<<blocks, kThreads, 0, stream>>>(p);
+    SoftmaxTile<T><<<blocks, kThreads, 0, stream>>>(p);
   }
   return cudaGetLastError();
 }
