@@ -5,11 +5,14 @@
 
 From the four networks of RUN_DIR it makes shapes-256 (fp16, the transformer in two shards) and
 checker/checker.safetensors. progress.json, evaluation.json and grid.png of RUN_DIR are kept beside
-them as training.json, evaluation.json and grid.png. Nothing is replaced unless the new model is no
-larger than 20 MB and stock diffusers draws with it.
+them as training.json, evaluation.json and grid.png. Where evaluation.json holds a sweep, its best
+guidance and the steps of the judged images become the model's defaults, in shapes-256/patchflow.json,
+which Patchflow reads and diffusers ignores. Nothing is replaced unless the new model is no larger
+than 20 MB and stock diffusers draws with it.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import shutil
@@ -48,11 +51,24 @@ def draws(model):
     return bool(np.isfinite(image).all()) and image.std() > 0
 
 
+def write_defaults(run, model):
+    """Writes patchflow.json if the run's figures tell the best guidance."""
+    file = run / "evaluation.json"
+    figures = json.loads(file.read_text()) if file.exists() else {}
+    if "best_guidance" not in figures:
+        return
+    defaults = dict(
+        default_guidance_scale=figures["best_guidance"], default_steps=figures["drawn"]["steps"]
+    )
+    (model / "patchflow.json").write_text(json.dumps(defaults, indent=2) + "\n")
+
+
 def install(run, models, recipe):
     from models.train.export import export
 
     fresh = models / f"{NAME}.new"
     size = export(run, fresh, recipe.networks)
+    write_defaults(run, fresh)
     if size > MAX_BYTES:
         raise ValueError(f"{fresh}: {size} bytes, limit {MAX_BYTES}")
     if not draws(fresh):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Trains the bundled model, phase by phase, each within a given time of the wall clock.
 
-    models/train/run.py --phase vae,decoder,checker --minutes 3.2,1.6,1.0 --out DIR
-    models/train/run.py --phase diffusion --minutes 8.5 --out DIR [--resume DIR]
+    models/train/run.py --phase vae,decoder,checker --minutes 3.4,2.4,0.8 --out DIR
+    models/train/run.py --phase diffusion --minutes 7.9 --out DIR [--resume DIR]
 
 Phases: vae, decoder (needs vae), checker (needs vae), diffusion (needs vae). A phase continues from
 the weights of its network in --out, or else in --resume, if there are any, and otherwise starts

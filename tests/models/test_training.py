@@ -108,6 +108,8 @@ def python(*words):
 @pytest.fixture(scope="module")
 def installed(second, tmp_path_factory):
     models = tmp_path_factory.mktemp("models")
+    figures = dict(drawn=dict(steps=7, guidance=4.5), best_guidance=2.5)
+    (second / "evaluation.json").write_text(json.dumps(figures))
     done = python("models/install.py", second, "--models", models, "--recipe", "toy")
     assert done.returncode == 0, done.stderr
     return models
@@ -124,6 +126,15 @@ def test_installed_model_loads_in_stock_diffusers(installed, second):
     shards = (installed / "shapes-256" / "transformer").glob("*.safetensors")
     assert len(list(shards)) == 2
     assert json.loads((installed / "training.json").read_text()).keys() == set(run.PHASES)
+
+
+def test_the_best_guidance_becomes_the_default(installed, first, tmp_path):
+    from models.install import write_defaults
+
+    defaults = json.loads((installed / "shapes-256" / "patchflow.json").read_text())
+    assert defaults == {"default_guidance_scale": 2.5, "default_steps": 7}
+    write_defaults(first, tmp_path)  # a run without figures
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluation_measures_a_directory_and_a_folder_alike(installed, tmp_path):
