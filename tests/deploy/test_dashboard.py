@@ -7,7 +7,7 @@ import time
 import pytest
 from manifests import objects, of_kind
 from monitoring import MODEL
-from tools import DASHBOARD, DEPLOY, dashboard_panels, dashboard_queries, rules, run
+from tools import DASHBOARD, DEPLOY, dashboard_panels, dashboard_queries, rules, run, selectors
 
 PATIENCE_S = 40
 VARIABLES = {"$namespace": ".*", "$job": ".*", "$model": ".*", "$group": ".*", "$__rate_interval": "10s"}
@@ -74,6 +74,17 @@ def test_a_query_for_a_series_that_does_not_exist_is_found(site, monkeypatch):
 def test_every_recorded_series_returns_data(site):
     recorded = [(rule["record"], rule["record"]) for rule in rules() if "record" in rule]
     assert not without_data(site.prometheus, recorded)
+
+
+def test_every_selector_of_the_rules_finds_series(site):
+    """Label values too: an alert on {state="broken"} would never fire."""
+    found = {selector for rule in rules() for selector in selectors(rule["expr"])}
+    assert any('state="failed"' in selector for selector in found) and len(found) > 25
+    missing, deadline = found, time.monotonic() + PATIENCE_S
+    while missing and time.monotonic() < deadline:
+        missing = {selector for selector in missing if not site.prometheus.values(selector)}
+        time.sleep(0.5)
+    assert not missing, sorted(missing)
 
 
 def test_the_autoscalers_query_returns_one_number(site):

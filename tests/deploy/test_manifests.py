@@ -85,6 +85,20 @@ def test_the_chart_refuses_bad_values(value, says, tmp_path):
     assert says in done.stderr, done.stderr
 
 
+def test_the_longest_names_fit(tmp_path):
+    """A host name has 63 characters, and a set of pods adds "-0-15" to its own."""
+    values = yaml.safe_load((CHART / "ci" / "full.yaml").read_text())
+    for i, group in enumerate(values["groups"]):
+        group.update(name=f"g{i}".ljust(16, "x"), standby=99, nodes=16 if group["nodes"] > 1 else 1)
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    text = run(tool("helm"), "template", "r" * 53, CHART, "-f", tmp_path / "values.yaml").stdout
+    everything = [thing for thing in yaml.safe_load_all(text) if thing]
+    assert len(of_kind(everything, "LeaderWorkerSet")) == 100
+    names = [(thing["kind"], thing["metadata"]["name"]) for thing in everything]
+    assert len(names) == len(set(names))
+    assert max(len(name) + (5 if kind == "LeaderWorkerSet" else 0) for kind, name in names) <= 63
+
+
 @sources
 def test_every_selector_finds_pods(source):
     everything = objects(source)

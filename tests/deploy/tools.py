@@ -59,6 +59,11 @@ def metric_names(expression: str) -> set[str]:
     return set(re.findall(r"\b(?:[a-z_]+:)?patchflow_[a-z0-9_]+(?::[a-z0-9_]+)?", expression))
 
 
+def selectors(expression: str) -> list[str]:
+    """The selectors of a PromQL expression, without ranges: 'patchflow_ready{model="m"}'."""
+    return re.findall(r"\b(?:[a-z_]+:)?patchflow_[a-z0-9_]+(?::[a-z0-9_]+)?(?:\{[^}]*\})?", expression)
+
+
 def family_of(name: str) -> str:
     """Of a histogram's series, the histogram."""
     return re.sub(r"_(bucket|sum|count)$", "", name)

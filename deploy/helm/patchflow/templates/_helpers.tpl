@@ -1,5 +1,5 @@
 {{- define "patchflow.name" -}}
-{{- if contains "patchflow" .Release.Name }}{{ .Release.Name | trunc 32 | trimSuffix "-" }}{{ else }}{{ printf "%s-patchflow" .Release.Name | trunc 32 | trimSuffix "-" }}{{ end }}
+{{- if contains "patchflow" .Release.Name }}{{ .Release.Name | trunc 28 | trimSuffix "-" }}{{ else }}{{ printf "%s-patchflow" .Release.Name | trunc 28 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
 {{- define "patchflow.selector" -}}
