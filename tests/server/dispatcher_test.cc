@@ -1,0 +1,279 @@
+#include "server/dispatcher.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "tests/server/generations.h"
+#include "tests/server/scripted_worker.h"
+
+namespace patchflow {
+namespace {
+
+using ::testing::ElementsAre;
+
+absl::Status Lost() { return absl::UnavailableError("Socket closed"); }
+
+class DispatcherTest : public ::testing::Test {
+ protected:
+  ~DispatcherTest() override {
+    group_.Stop();
+    queue_.Close();
+    queue_.Interrupt();
+    dispatcher_.reset();
+  }
+
+  void Serve(ScriptedWorker::Script script, const std::string& plan = "plan-1") {
+    worker_ = std::make_shared<ScriptedWorker>(std::move(script));
+    group_.SetServing(worker_, ScriptedWorker::Info(plan));
+    if (dispatcher_ == nullptr) {
+      dispatcher_ = std::make_unique<Dispatcher>(
+          Dispatcher::Parts{group_, queue_, costs_, registry_, metrics_.model("shapes")});
+    }
+  }
+  // What the supervisor does once it has a complaint: the same script goes on.
+  void Restart() {
+    group_.SetLost("lost");
+    group_.SetServing(worker_, ScriptedWorker::Info());
+  }
+  std::shared_ptr<Generation> Submit(const std::string& id, int count = 1) {
+    auto generation = MakeGeneration(TestSpec(id, count));
+    EXPECT_TRUE(queue_.Push(generation).ok());
+    return generation;
+  }
+  static bool Ends(const std::shared_ptr<Generation>& generation) {
+    return Eventually([&] { return generation->ended(); });
+  }
+  bool Complains() {
+    return Eventually([&] { return group_.complaint().has_value(); });
+  }
+
+  Group group_{
+      GroupConfig{.name = "g", .model = "", .model_name = "shapes", .layout = "", .worker = ""}};
+  RequestQueue queue_{10};
+  CostModel costs_;
+  Registry registry_{1 << 20, absl::Seconds(300)};
+  Metrics metrics_{{"shapes"}, {"g"}};
+  std::shared_ptr<ScriptedWorker> worker_;
+  std::unique_ptr<Dispatcher> dispatcher_;
+};
+
+void MakeAll(int /*n*/, ScriptedJob& job) {
+  job.Images();
+  job.End(absl::OkStatus());
+}
+
+TEST_F(DispatcherTest, HandsOverImagesAndLearnsTheirCost) {
+  Serve(MakeAll);
+  auto generation = Submit("a", 2);
+  ASSERT_TRUE(Ends(generation));
+  EXPECT_EQ(generation->standing().state, v1::STATE_SUCCEEDED);
+  EXPECT_EQ(generation->image(1)->data, "image");
+  EXPECT_TRUE(costs_.Expect("plan-1", generation->spec().params()).has_value());
+  EXPECT_TRUE(Eventually([&] { return group_.running() == nullptr; }));
+  EXPECT_EQ(worker_->job(0)->request.prompt(), "a red circle");
+}
+
+TEST_F(DispatcherTest, RunsOnlyTheMissingImagesAgain) {
+  Serve([](int n, ScriptedJob& job) {
+    if (n == 0) {
+      job.Image(0);
+      job.Step(1, 3);
+      job.End(Lost());
+    } else {
+      MakeAll(n, job);
+    }
+  });
+  auto generation = Submit("a", 3);
+  ASSERT_TRUE(Complains());
+  EXPECT_EQ(generation->standing().state, v1::STATE_QUEUED);
+  EXPECT_EQ(generation->standing().attempt, 2);
+  Restart();
+  ASSERT_TRUE(Ends(generation));
+  EXPECT_EQ(generation->standing().state, v1::STATE_SUCCEEDED);
+  EXPECT_THAT(worker_->job(1)->request.image_indices(), ElementsAre(1, 2));
+}
+
+TEST_F(DispatcherTest, RunsAgainWhatARankThrewAt) {
+  Serve([](int n, ScriptedJob& job) {
+    if (n == 0) {
+      job.End(TestError(absl::StatusCode::kInternal, reason::kInternal));
+    } else {
+      MakeAll(n, job);
+    }
+  });
+  auto generation = Submit("a");
+  ASSERT_TRUE(Complains());
+  Restart();
+  ASSERT_TRUE(Ends(generation));
+  EXPECT_EQ(generation->completed().attempts(), 2);
+}
+
+TEST_F(DispatcherTest, GivesUpAtTheThirdLoss) {
+  Serve([](int, ScriptedJob& job) { job.End(Lost()); });
+  auto generation = Submit("a");
+  auto waiting = Submit("b");
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(Complains());
+    if (i < 2) {
+      Restart();
+    }
+  }
+  ASSERT_TRUE(Ends(generation));
+  EXPECT_EQ(generation->standing().status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(ReasonOf(generation->standing().status), "POISON_REQUEST");
+  EXPECT_EQ(waiting->standing().attempt, 1) << "the queued lose no attempt";
+  auto again = registry_.Claim(
+      "c", "fingerprint", [](std::optional<uint64_t>) { return MakeGeneration(TestSpec("c")); });
+  EXPECT_EQ(ReasonOf(again.status()), "POISON_REQUEST");
+}
+
+TEST_F(DispatcherTest, EndsWhatNoRerunCanHeal) {
+  const absl::Status nan = TestError(absl::StatusCode::kInternal, reason::kNonFiniteOutput);
+  Serve([&](int, ScriptedJob& job) { job.End(nan); });
+  auto generation = Submit("a");
+  ASSERT_TRUE(Ends(generation));
+  EXPECT_EQ(generation->standing().status, nan);
+  EXPECT_TRUE(Complains()) << "the worker ends itself after INTERNAL";
+  EXPECT_EQ(worker_->calls(), 1);
+}
+
+TEST_F(DispatcherTest, KeepsAWorkerThatRefusesARequest) {
+  const absl::Status refused =
+      TestError(absl::StatusCode::kInvalidArgument, reason::kInvalidRequest);
+  Serve([&](int n, ScriptedJob& job) {
+    if (n == 0) {
+      job.End(refused);
+    } else {
+      MakeAll(n, job);
+    }
+  });
+  auto generation = Submit("a");
+  ASSERT_TRUE(Ends(generation));
+  EXPECT_EQ(generation->standing().status, refused);
+  auto next = Submit("b");
+  ASSERT_TRUE(Ends(next));
+  EXPECT_TRUE(next->standing().status.ok());
+  EXPECT_FALSE(group_.complaint().has_value());
+}
+
+TEST_F(DispatcherTest, WaitsForABusyWorkerWithoutCountingALoss) {
+  Serve([](int n, ScriptedJob& job) {
+    if (n < 3) {
+      job.End(TestError(absl::StatusCode::kResourceExhausted, reason::kWorkerBusy));
+    } else {
+      MakeAll(n, job);
+    }
+  });
+  auto generation = Submit("a");
+  ASSERT_TRUE(Ends(generation));
+  EXPECT_EQ(generation->completed().attempts(), 1);
+  EXPECT_EQ(worker_->calls(), 4);
+}
+
+TEST_F(DispatcherTest, CancelsTheCallOfAGenerationThatEnds) {
+  Serve([](int n, ScriptedJob& job) {
+    if (n == 0) {
+      job.Step(0, 1);
+    } else {
+      MakeAll(n, job);
+    }
+  });
+  auto generation = Submit("a");
+  ASSERT_TRUE(Eventually([&] { return generation->standing().step == 1; }));
+  generation->End(TestError(absl::StatusCode::kCancelled, reason::kCancelledByRequest));
+  EXPECT_TRUE(worker_->job(0)->cancelled());
+  auto next = Submit("b");
+  ASSERT_TRUE(Ends(next));
+  EXPECT_TRUE(next->standing().status.ok());
+  EXPECT_FALSE(group_.complaint().has_value());
+}
+
+TEST_F(DispatcherTest, RefusesImagesThatAreNotWhatTheySay) {
+  for (int fault = 0; fault < 4; ++fault) {
+    std::atomic<int> runs = 0;
+    Serve([&](int, ScriptedJob& job) {
+      if (runs++ > 0) {
+        MakeAll(0, job);
+        return;
+      }
+      worker::v1::ExecuteResponse event;
+      event.mutable_image_header()->set_total_bytes(fault == 0 ? uint64_t{1} << 40 : 5);
+      event.mutable_image_header()->set_sha256("wrong");
+      event.mutable_image_header()->set_image_index(fault == 1 ? 7 : 0);
+      job.Send(event);
+      event.mutable_image_chunk()->set_data(fault == 2 ? "too many bytes" : "12345");
+      job.Send(event);
+      event.mutable_image_done();
+      job.Send(event);
+      job.End(absl::OkStatus());
+    });
+    auto generation = Submit(absl::StrCat("a", fault));
+    ASSERT_TRUE(Complains()) << fault;
+    Restart();
+    ASSERT_TRUE(Ends(generation)) << fault;
+    EXPECT_EQ(generation->image(0)->data, "image");
+    EXPECT_EQ(generation->completed().attempts(), 2);
+  }
+}
+
+TEST_F(DispatcherTest, CountsACallWithoutImagesAsALoss) {
+  Serve([](int n, ScriptedJob& job) {
+    if (n == 0) {
+      job.End(absl::OkStatus());
+    } else {
+      MakeAll(n, job);
+    }
+  });
+  auto generation = Submit("a");
+  ASSERT_TRUE(Complains());
+  Restart();
+  ASSERT_TRUE(Ends(generation));
+  EXPECT_TRUE(generation->standing().status.ok());
+}
+
+TEST_F(DispatcherTest, StopsWhenItsWorkerIsLostUnderIt) {
+  Serve([](int n, ScriptedJob& job) {
+    if (n == 1) {
+      MakeAll(n, job);
+    }
+  });
+  auto generation = Submit("a");
+  ASSERT_TRUE(Eventually([&] { return worker_->calls() == 1; }));
+  group_.SetLost("no heartbeat");
+  ASSERT_TRUE(Eventually([&] { return generation->standing().attempt == 2; }));
+  group_.SetServing(worker_, ScriptedWorker::Info());
+  ASSERT_TRUE(Ends(generation));
+  EXPECT_TRUE(generation->standing().status.ok());
+}
+
+TEST_F(DispatcherTest, AsksForImagesWithMetadataOneByOne) {
+  Serve(MakeAll);
+  GenerationSpec spec = TestSpec("a", 2);
+  spec.embed_metadata = true;
+  auto generation = MakeGeneration(std::move(spec));
+  ASSERT_TRUE(queue_.Push(generation).ok());
+  ASSERT_TRUE(Ends(generation));
+  ASSERT_EQ(worker_->calls(), 2);
+  EXPECT_THAT(worker_->job(1)->request.image_indices(), ElementsAre(1));
+  EXPECT_EQ(worker_->job(1)->request.metadata().at("seed"), "8");
+  EXPECT_EQ(worker_->job(1)->request.metadata().at("prompt"), "a red circle");
+}
+
+TEST_F(DispatcherTest, SendsNoMetadataUnasked) {
+  Serve(MakeAll);
+  ASSERT_TRUE(Ends(Submit("a")));
+  EXPECT_TRUE(worker_->job(0)->request.metadata().empty());
+}
+
+TEST_F(DispatcherTest, EndsItsJobWhenTheServerStops) {
+  Serve([](int, ScriptedJob&) {});
+  auto generation = Submit("a");
+  ASSERT_TRUE(Eventually([&] { return worker_->calls() == 1; }));
+  group_.Stop();
+  ASSERT_TRUE(Ends(generation));
+  EXPECT_EQ(ReasonOf(generation->standing().status), "DRAINING");
+}
+
+}  // namespace
+}  // namespace patchflow
