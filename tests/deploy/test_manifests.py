@@ -89,7 +89,8 @@ def test_the_longest_names_fit(tmp_path):
     """A host name has 63 characters, and a set of pods adds "-0-15" to its own."""
     values = yaml.safe_load((CHART / "ci" / "full.yaml").read_text())
     for i, group in enumerate(values["groups"]):
-        group.update(name=f"g{i}".ljust(16, "x"), standby=99, nodes=16 if group["nodes"] > 1 else 1)
+        wide = group["nodes"] > 1
+        group.update(name=f"g{i}".ljust(16, "x"), standby=99 if wide else 1, nodes=16 if wide else 1)
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
     text = run(tool("helm"), "template", "r" * 53, CHART, "-f", tmp_path / "values.yaml").stdout
     everything = [thing for thing in yaml.safe_load_all(text) if thing]
