@@ -5,6 +5,8 @@
 #include <ostream>
 
 #include "absl/strings/str_cat.h"
+#include "client/caption_plan.h"
+#include "client/caption_run.h"
 #include "client/commands.h"
 #include "client/connection.h"
 #include "client/display_options.h"
@@ -21,6 +23,7 @@ struct Options {
   ConnectionOptions connection;
   GenerateOptions generate;
   DisplayOptions display;
+  CaptionOptions captions;
 };
 
 // All that can be wrong before anything is sent.
@@ -57,6 +60,17 @@ void ShowCost(const GenerationResult& result, Console& console) {
   console.out << "valid: " << result.accepted->cost().steps() << " steps, "
               << result.accepted->cost().pixels() << " pixels\n"
               << MessageJson(result.accepted->effective()).dump(2) << std::endl;
+}
+
+int DrawCaptions(const Options& options, Session& session) {
+  const auto plan = PlanCaptions(options.captions, options.generate, options.display.out);
+  if (!plan.ok()) return Fail(session.console, kExitUsage, std::string(plan.status().message()));
+  const auto connection = Connection::Open(options.connection);
+  if (!connection.ok())
+    return Fail(session.console, kExitUsage, std::string(connection.status().message()));
+  return RunCaptions(
+      {*plan, options.generate, options.display, *connection, options.captions.in_flight},
+      session.console, session.interrupt);
 }
 
 // Goes on after a prompt that the server refuses; the first failure is the exit status.
@@ -102,10 +116,14 @@ void AddGenerateCommand(CLI::App& app, Session& session) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("generate", "Draw images and write them to files");
   AddGenerateOptions(*command, options->generate);
+  AddCaptionOptions(*command, options->captions);
   AddDisplayOptions(*command, options->display, "");
   AddConnectionOptions(*command, options->connection, "10m");
   command->callback([options, &session] {
-    session.run = [options, &session] { return Run(*options, session); };
+    session.run = [options, &session] {
+      return options->captions.file.empty() ? Run(*options, session)
+                                            : DrawCaptions(*options, session);
+    };
   });
 }
 

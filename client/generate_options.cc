@@ -1,10 +1,6 @@
 #include "client/generate_options.h"
 
-#include <google/protobuf/stubs/common.h>
-
 #include <CLI/Validators.hpp>
-#include <fstream>
-#include <iostream>
 #include <map>
 #include <random>
 
@@ -13,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "client/text_file.h"
 
 namespace patchflow {
 namespace {
@@ -30,32 +27,6 @@ std::string RandomRequestId() {
   const uint64_t low = (RandomBits() >> 2) | (uint64_t{1} << 63);
   return absl::StrFormat("%08x-%04x-%04x-%04x-%012x", high >> 32, (high >> 16) & 0xFFFF,
                          high & 0xFFFF, low >> 48, low & 0xFFFFFFFFFFFF);
-}
-
-absl::Status CheckUtf8(const char* what, const std::string& text) {
-  if (google::protobuf::internal::IsStructurallyValidUTF8(text)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(what, ": is not UTF-8"));
-}
-
-absl::StatusOr<std::vector<std::string>> ReadLines(const std::string& file) {
-  std::ifstream opened;
-  if (file != "-") opened.open(file);
-  std::istream& input = file == "-" ? std::cin : opened;
-  std::vector<std::string> prompts;
-  int number = 0;
-  for (std::string line; std::getline(input, line);) {
-    ++number;
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (absl::Status status = CheckUtf8(absl::StrCat("--file: ", file, ":", number).c_str(), line);
-        !status.ok()) {
-      return status;
-    }
-    if (!line.empty()) prompts.push_back(line);
-  }
-  if (!input.eof()) return absl::InvalidArgumentError(absl::StrCat("--file: can't read ", file));
-  if (prompts.empty())
-    return absl::InvalidArgumentError(absl::StrCat("--file: ", file, " has no prompts"));
-  return prompts;
 }
 
 absl::Status SetSize(const GenerateOptions& options, v1::GenerateImagesRequest& request) {
@@ -114,6 +85,7 @@ void AddGenerateOptions(CLI::App& command, GenerateOptions& options) {
       ->group(image);
   command
       .add_option("--seed", options.seed, "Of the first image of each prompt; random if not given")
+      ->check(CLI::Validator(CLI::NonNegativeNumber).description(""))
       ->type_name("N")
       ->group(image);
   command.add_option("--negative", options.negative, "What not to draw")
@@ -175,7 +147,7 @@ absl::StatusOr<std::vector<std::string>> ReadPrompts(const GenerateOptions& opti
     if (absl::Status status = CheckUtf8("--negative", *options.negative); !status.ok())
       return status;
   }
-  if (!options.prompt) return ReadLines(options.file);
+  if (!options.prompt) return ReadLines("--file", options.file);
   if (absl::Status status = CheckUtf8("prompt", *options.prompt); !status.ok()) return status;
   return std::vector<std::string>{*options.prompt};
 }

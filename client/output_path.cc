@@ -36,8 +36,8 @@ std::string FileName(const std::string& text) {
   return name;
 }
 
-std::string ValueOf(std::string_view field, const OutputFields& fields) {
-  if (field == "prompt") return absl::StrFormat("%04d", fields.prompt);
+std::string ValueOf(std::string_view field, const OutputFields& fields, int prompt_digits) {
+  if (field == "prompt") return absl::StrFormat("%0*d", prompt_digits, fields.prompt);
   if (field == "index") return absl::StrCat(fields.index);
   if (field == "seed") return absl::StrCat(fields.seed);
   if (field == "request_id") return FileName(fields.request_id);
@@ -59,7 +59,7 @@ absl::Status WriteInPlace(const std::string& path, std::string_view bytes) {
 
 }  // namespace
 
-absl::StatusOr<OutputPattern> OutputPattern::Parse(const std::string& text) {
+absl::StatusOr<OutputPattern> OutputPattern::Parse(const std::string& text, int prompt_digits) {
   if (text.empty()) return absl::InvalidArgumentError("--out: the path is empty");
   for (size_t i = 0; i < text.size(); ++i) {
     if (text[i] == '}')
@@ -80,6 +80,7 @@ absl::StatusOr<OutputPattern> OutputPattern::Parse(const std::string& text) {
   }
   OutputPattern pattern;
   pattern.text_ = text;
+  pattern.prompt_digits_ = prompt_digits;
   return pattern;
 }
 
@@ -109,7 +110,7 @@ std::string OutputPattern::Expand(const OutputFields& fields) const {
       continue;
     }
     const size_t end = text_.find('}', i);
-    path += ValueOf(std::string_view(text_).substr(i + 1, end - i - 1), fields);
+    path += ValueOf(std::string_view(text_).substr(i + 1, end - i - 1), fields, prompt_digits_);
     i = end;
   }
   return path;

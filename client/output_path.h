@@ -23,20 +23,22 @@ class OutputPattern {
  public:
   // INVALID_ARGUMENT, naming --out, for an empty text, a brace without its other one, and a field
   // that is not one of {prompt} {index} {seed} {request_id} {model} {ext}.
-  static absl::StatusOr<OutputPattern> Parse(const std::string& text);
+  // `prompt_digits`: how many {prompt} has at least.
+  static absl::StatusOr<OutputPattern> Parse(const std::string& text, int prompt_digits = 4);
 
   // "-" alone: the standard output.
   bool is_stdout() const { return text_ == "-"; }
   // INVALID_ARGUMENT if several images would go into one file.
   absl::Status CheckDistinct(int num_prompts, int count) const;
-  // {prompt} has four digits at least. In request_id and model every character but [A-Za-z0-9._-]
-  // becomes '_', and so does a leading '.'.
+  // In request_id and model every character but [A-Za-z0-9._-] becomes '_', and so does a leading
+  // '.'.
   std::string Expand(const OutputFields& fields) const;
-
- private:
+  // Whether it has the field in braces.
   bool Has(std::string_view field) const;
 
+ private:
   std::string text_;
+  int prompt_digits_ = 4;
 };
 
 // Writes the file whole or not at all: into a neighbour that then takes its name, replacing what

@@ -42,10 +42,10 @@ TEST(ProgressViewTest, TextTellsWhereItStands) {
 TEST(ProgressViewTest, BarIsFilledInProportionAndFits) {
   EXPECT_EQ(ProgressBarText(Running(5, 20), 1, 80),
             "[#######.......................] step 5 of 20");
-  EXPECT_EQ(ProgressBarText(Running(0, 20), 1, 30), "[..............] step 0 of 20");
-  EXPECT_EQ(ProgressBarText(Running(20, 20), 1, 30), "[#############] step 20 of 20");
+  EXPECT_EQ(ProgressBarText(Running(0, 20), 1, 30), "[...............] step 0 of 20");
+  EXPECT_EQ(ProgressBarText(Running(20, 20), 1, 30), "[##############] step 20 of 20");
   EXPECT_EQ(ProgressBarText(Running(5, 20), 1, 9), "step 5 of");
-  EXPECT_EQ(ProgressBarText(Running(7, 0), 1, 30), "[###############] step 7 of 0");
+  EXPECT_EQ(ProgressBarText(Running(7, 0), 1, 30), "[################] step 7 of 0");
   for (int columns = 0; columns < 100; ++columns) {
     EXPECT_LE(ProgressBarText(Running(5, 20), 1, columns).size(), static_cast<size_t>(columns));
   }
