@@ -22,13 +22,12 @@ import end_to_end
 import torch
 
 MODEL = pathlib.Path(__file__).resolve().parent.parent / "models" / "shapes-256"
-PROMPT = "a red star on a blue background"  # That of end_to_end.generate.
 
 
 def diffusers_image_s(pipeline, seed: int, steps: int, guidance: float) -> float:
     began = time.monotonic()
     image = pipeline(
-        PROMPT,
+        end_to_end.prompt_of(seed),
         num_inference_steps=steps,
         guidance_scale=guidance,
         generator=torch.Generator("cpu").manual_seed(seed),

@@ -47,12 +47,12 @@ class RunningServer:
             time.sleep(0.02)
         raise TimeoutError(self.log_path.read_text())
 
-    def seconds_to_ready(self) -> float:
+    def seconds_to_ready(self, models: int = 1) -> float:
         while time.monotonic() - self.began < READY_TIMEOUT_S:
-            models = subprocess.run(
+            listed = subprocess.run(
                 [program("patchflow"), "models", "--server", self.address, "--json"], capture_output=True, text=True
             )
-            if models.returncode == 0 and '"ready":true' in models.stdout.replace(" ", ""):
+            if listed.returncode == 0 and listed.stdout.replace(" ", "").count('"ready":true') >= models:
                 return time.monotonic() - self.began
             assert self.process.poll() is None, self.log_path.read_text()
             time.sleep(0.05)
@@ -66,11 +66,16 @@ class RunningServer:
             self.process.kill()
 
 
+def prompt_of(seed: int) -> str:
+    """Another one for each image: a text that was just encoded is not encoded again."""
+    return f"a red star on a blue background, and a yellow moon beside number {seed}"
+
+
 def generate(server: RunningServer, size: str, steps: int, seed: int, out: pathlib.Path, guidance: float) -> dict:
     began = time.monotonic()
     command = [program("patchflow"), "generate", "--server", server.address, "--json", "--size", size]
     command += ["--steps", str(steps), "--seed", str(seed), "--guidance", str(guidance), "--out", str(out)]
-    done = subprocess.run([*command, "a red star on a blue background"], capture_output=True, text=True, timeout=580)
+    done = subprocess.run([*command, prompt_of(seed)], capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr + server.log_path.read_text()[-4000:]
     return {"client_s": time.monotonic() - began, "reply": json.loads(done.stdout.splitlines()[-1])}
 
