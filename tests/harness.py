@@ -15,7 +15,6 @@ import tempfile
 import time
 
 import grpc
-from grpc_tools import protoc
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 BIN = TOP / "build" / "bin"
@@ -28,8 +27,10 @@ def api():
     """The generated modules (image_generation_pb2, image_generation_pb2_grpc), made once a process."""
     out = tempfile.mkdtemp(prefix="patchflow-stubs-")
     proto = "patchflow/v1/image_generation.proto"
-    status = protoc.main(["", f"-I{TOP / 'proto'}", f"--python_out={out}", f"--grpc_python_out={out}", proto])
-    assert status == 0, "grpc_tools could not compile the public API"
+    # In a process of its own: grpc_tools and sentencepiece carry two versions of protobuf with one unique symbol
+    # (ShutdownData::get()::data), so that a process that loads both aborts now and then.
+    compiler = [sys.executable, "-m", "grpc_tools.protoc", f"-I{TOP / 'proto'}"]
+    subprocess.run([*compiler, f"--python_out={out}", f"--grpc_python_out={out}", proto], check=True)
     sys.path.insert(0, out)
     return (
         importlib.import_module("patchflow.v1.image_generation_pb2"),
