@@ -63,5 +63,7 @@ function(patchflow_test file)
   if(NOT arg_LABELS MATCHES "gpu")
     list(APPEND arg_LABELS cpu)
   endif()
-  set_tests_properties(${claim} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
+  # Tests run side by side: OpenMP threads that spin while they wait would take the CPUs from the others.
+  set_tests_properties(${claim} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}"
+    ENVIRONMENT OMP_WAIT_POLICY=passive)
 endfunction()
