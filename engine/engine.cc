@@ -144,16 +144,14 @@ Tensor OneRankEngine::Noise(const ImageRequest& request) const {
 
 Tensor OneRankEngine::Decode(const Tensor& latents, int num_steps, RequestMonitor& monitor) const {
   int tile = num_steps;
+  StepFence fence(parts_.options.device);
   const auto tile_done = [&] {
-    if (!monitor.Continue(++tile)) throw Cancelled();
+    fence.Mark(tile);
+    fence.Wait(++tile);  // For the tile before the last one: the device always has work.
+    if (!monitor.Continue(tile)) throw Cancelled();
   };
   if (parts_.ports.decode) return parts_.ports.decode(*parts_.vae, latents, tile_done);
-  LocalRows rows;
-  LocalMoments moments;
-  LocalAttention attention;
-  return parts_.vae->Decode(latents, 0, latents.size(2),
-                            {.neighbours = rows, .moments = moments, .attention = attention},
-                            tile_done);
+  return DecodeWhole(*parts_.vae, latents, tile_done);
 }
 
 absl::StatusOr<Generated> OneRankEngine::Make(const ImageRequest& request, const Sampler& sampler,

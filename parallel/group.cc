@@ -3,6 +3,7 @@
 #include "parallel/axes.h"
 #include "parallel/methods.h"
 #include "parallel/tensor_parallel.h"
+#include "parallel/vae_decode.h"
 
 namespace patchflow {
 
@@ -34,12 +35,7 @@ EnginePorts GroupRank::ports() const {
   ports.text_sum = text_sum_.get();
   ports.decode = [this](const VaeDecoder& decoder, const Tensor& latents,
                         const std::function<void()>& tile_done) {
-    LocalRows rows;
-    LocalMoments moments;
-    LocalAttention attention;
-    const Tensor pixels =
-        decoder.Decode(latents, 0, latents.size(2), {rows, moments, attention}, tile_done);
-    return mesh_.world->rank() == 0 ? pixels : Tensor();
+    return DecodeTogether(*mesh_.world, decoder, latents, tile_done);
   };
   return ports;
 }
