@@ -4,7 +4,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstdint>
+#include <string_view>
 
 namespace patchflow {
 
@@ -30,13 +32,39 @@ struct AttentionSm90Args {
   int queries = 0;
   int keys = 0;  // At least 1; need not equal queries.
   float scale = 0;
+  // bfloat16 [batch, keys], rows so many elements apart: added to the scaled scores of every query;
+  // or none. A query needs one key with a finite bias. Served by kTwo alone.
+  const void* key_bias = nullptr;
+  int64_t key_bias_stride = 0;
 };
 
-// Enqueues o = softmax(scale q k^T) v on `stream`. Allocates nothing, so a CUDA graph may capture
-// it. Accumulates in float32; probabilities enter the second product as bfloat16.
+// Warpgroups of 64 queries that share a thread block; whether they enqueue their products as they
+// come or in turns; and in turns, whether a quarter of the powers are taken by polynomial.
+enum class AttentionSm90Schedule {
+  kTwo,
+  kThree,
+  kTwoInTurns,
+  kThreeInTurns,
+  kTwoMixed,
+  kThreeMixed
+};
+inline constexpr std::array kAttentionSm90Schedules = {
+    AttentionSm90Schedule::kTwo,        AttentionSm90Schedule::kThree,
+    AttentionSm90Schedule::kTwoInTurns, AttentionSm90Schedule::kThreeInTurns,
+    AttentionSm90Schedule::kTwoMixed,   AttentionSm90Schedule::kThreeMixed};
+std::string_view NameOf(AttentionSm90Schedule schedule);
+
+// The one that wastes least of its last wave. Pure.
+AttentionSm90Schedule ChooseAttentionSm90Schedule(const AttentionSm90Args& args,
+                                                  int multiprocessors);
+
+// Enqueues o = softmax(scale q k^T + key_bias) v on `stream`. Allocates nothing, so a CUDA graph
+// may capture it. Accumulates in float32; probabilities enter the second product as bfloat16.
 // Returns cudaErrorInvalidValue for operands out of the contract.
-// Source: FlashAttention-3 (arXiv 2407.08608), sections 3.1 and 3.2: warp specialisation, and
-// softmax of one tile under the products of the next. Ours: the head size, no ping-pong barriers.
-cudaError_t LaunchAttentionSm90(const AttentionSm90Args& args, cudaStream_t stream);
+// Source: FlashAttention-3 (arXiv 2407.08608), sections 3.1 and 3.2: warp specialisation, softmax
+// of one warpgroup under the products of another, and of one tile under the products of the next.
+// Ours: the head size.
+cudaError_t LaunchAttentionSm90(const AttentionSm90Args& args, AttentionSm90Schedule schedule,
+                                cudaStream_t stream);
 
 }  // namespace patchflow

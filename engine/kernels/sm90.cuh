@@ -48,8 +48,45 @@ __device__ __forceinline__ void BarrierWait(uint64_t* barrier, uint32_t parity) 
       : "memory");
 }
 
-// --- bulk tensor copies
-// ---------------------------------------------------------------------------
+// --- clusters -----------------------------------------------------------------------------------
+
+__device__ __forceinline__ uint32_t BlockInCluster() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+// All threads of all blocks of the cluster.
+__device__ __forceinline__ void ClusterSync() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
+}
+
+// At the barrier that lies where `barrier` does, in another block of the cluster.
+__device__ __forceinline__ void BarrierArriveAt(uint64_t* barrier, uint32_t block) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
+      "}\n" ::"r"(SharedAddress(barrier)),
+      "r"(block)
+      : "memory");
+}
+
+// --- named barriers -----------------------------------------------------------------------------
+
+__device__ __forceinline__ void NamedBarrierSync(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ void NamedBarrierArrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// --- bulk tensor copies -------------------------------------------------------------------------
 
 // A box of a 4-D tensor to shared memory; elements outside the tensor arrive as zeros.
 __device__ __forceinline__ void LoadBox(void* destination, const CUtensorMap* map,
@@ -61,12 +98,66 @@ __device__ __forceinline__ void LoadBox(void* destination, const CUtensorMap* ma
       : "memory");
 }
 
+// A box of a matrix to the same place in the shared memory of every thread block of the cluster
+// that `blocks` has a bit for; each one's barrier counts the bytes.
+__device__ __forceinline__ void LoadBoxForAll(void* destination, const CUtensorMap* map,
+                                              uint64_t* barrier, int column, int row,
+                                              uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(SharedAddress(destination)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(column), "r"(row), "h"(blocks)
+      : "memory");
+}
+
+__device__ __forceinline__ void LoadBox(void* destination, const CUtensorMap* map,
+                                        uint64_t* barrier, int column, int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%3, %4}], [%2];" ::"r"(SharedAddress(destination)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(column), "r"(row)
+      : "memory");
+}
+
+__device__ __forceinline__ void StoreBox(const CUtensorMap* map, const void* source, int column,
+                                         int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+      "r"(SharedAddress(source)), "r"(column), "r"(row)
+      : "memory");
+}
+__device__ __forceinline__ void CommitStores() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+// Until shared memory may be written again.
+__device__ __forceinline__ void WaitForStores() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+// Orders what this thread wrote to shared memory before what the copy engine reads of it.
+__device__ __forceinline__ void FenceForCopies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 __device__ __forceinline__ void PrefetchMap(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// --- wgmma
-// ----------------------------------------------------------------------------------------
+// --- matrices of 8 x 8 in shared memory: four of them, a row's address a lane
+// ---------------------
+
+__device__ __forceinline__ void LoadMatrices(uint32_t address, uint32_t (&x)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ __forceinline__ void StoreMatrices(uint32_t address, const uint32_t (&x)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+               : "memory");
+}
+
+// --- wgmma --------------------------------------------------------------------------------------
 
 enum class Swizzle : uint64_t { k128 = 1, k32 = 3 };
 
