@@ -1,0 +1,158 @@
+// The product of gemm_sm90.h for one epilogue. Compiled once per epilogue: a tile takes a minute.
+#pragma once
+
+#include <cutlass/cutlass.h>
+#include <cutlass/gemm/device/gemm_universal_adapter.h>
+#include <cutlass/epilogue/collective/collective_builder.hpp>
+#include <cutlass/epilogue/dispatch_policy.hpp>
+#include <cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp>
+#include <cutlass/gemm/collective/collective_builder.hpp>
+#include <cutlass/gemm/kernel/gemm_universal.hpp>
+#include <cutlass/util/packed_stride.hpp>
+
+#include "engine/kernels/gemm_sm90.h"
+
+namespace patchflow::gemm_sm90 {
+
+using cute::_1;
+using cute::_128;
+using cute::_192;
+using cute::_2;
+using cute::_256;
+using cute::_64;
+using cute::Shape;
+using Element = cutlass::bfloat16_t;
+namespace fusion = cutlass::epilogue::fusion;
+
+constexpr auto kRound = cutlass::FloatRoundStyle::round_to_nearest;
+constexpr int kAlignment = 8;  // 16 bytes of Element.
+
+// A vector along the columns, zeros without one.
+template <class Tile, class T>
+using PerColumn = fusion::Sm90RowBroadcast<0, Tile, T, float, cute::Stride<cute::_0, _1, int64_t>>;
+template <template <class> class Op, class Out, class... Inputs>
+using Apply = fusion::Sm90EVT<fusion::Sm90Compute<Op, Out, float, kRound>, Inputs...>;
+
+// What each epilogue computes, as a tree, and the arguments of its leaves in the order of the tree.
+template <class Tile, class Out>
+using BiasTree =
+    Apply<cutlass::plus, Out, PerColumn<Tile, Element>, fusion::Sm90AccFetch>;  // NOLINT
+
+inline const Element* BiasOf(const GemmSm90Args& args) {
+  return static_cast<const Element*>(args.bias);
+}
+
+struct Bias {
+  using Source = void;
+  template <class Tile>
+  using Tree = BiasTree<Tile, Element>;
+  template <class Arguments>
+  static Arguments Of(const GemmSm90Args& args) {
+    return {{BiasOf(args), Element(0), {}}, {}, {}};
+  }
+};
+
+struct BiasGelu {
+  using Source = void;
+  template <class Tile>
+  using Tree = Apply<cutlass::epilogue::thread::GELU_taylor, Element, BiasTree<Tile, float>>;
+  template <class Arguments>
+  static Arguments Of(const GemmSm90Args& args) {
+    return {{{BiasOf(args), Element(0), {}}, {}, {}}, {}};
+  }
+};
+
+struct BiasResidual {
+  using Source = Element;
+  template <class Tile>
+  using Tree = Apply<cutlass::homogeneous_multiply_add, Element, PerColumn<Tile, float>,
+                     BiasTree<Tile, float>, fusion::Sm90SrcFetch<Element>>;
+  template <class Arguments>
+  static Arguments Of(const GemmSm90Args& args) {
+    return {{args.gate, 1.0F, {}}, {{BiasOf(args), Element(0), {}}, {}, {}}, {}, {}};
+  }
+};
+
+template <class Epilogue, class Tile, class MainSchedule, class EpilogueSchedule>
+struct Product {
+  using Cluster = Shape<_2, _1, _1>;
+  using RowMajor = cutlass::layout::RowMajor;
+  using Tree = typename Epilogue::template Tree<Tile>;
+  using CollectiveEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
+      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
+      cutlass::epilogue::collective::EpilogueTileAuto, float, float, typename Epilogue::Source,
+      RowMajor, kAlignment, Element, RowMajor, kAlignment, EpilogueSchedule, Tree>::CollectiveOp;
+  using CollectiveMain = typename cutlass::gemm::collective::CollectiveBuilder<
+      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Element, RowMajor, kAlignment, Element,
+      cutlass::layout::ColumnMajor, kAlignment, float, Tile, Cluster,
+      cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(
+          sizeof(typename CollectiveEpilogue::SharedStorage))>,
+      MainSchedule>::CollectiveOp;
+  using Kernel = cutlass::gemm::kernel::GemmUniversal<Shape<int, int, int, int>, CollectiveMain,
+                                                      CollectiveEpilogue>;
+  using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
+
+  static cudaError_t Launch(const GemmSm90Args& args, cudaStream_t stream) {
+    const auto stride = [](auto kind, int rows, int columns) {
+      return cutlass::make_cute_packed_stride(kind, {rows, columns, 1});
+    };
+    typename Gemm::Arguments arguments{
+        cutlass::gemm::GemmUniversalMode::kGemm,
+        {args.rows, args.out, args.in, 1},
+        {static_cast<const Element*>(args.x),
+         stride(typename Kernel::StrideA{}, args.rows, args.in),
+         static_cast<const Element*>(args.weight),
+         stride(typename Kernel::StrideB{}, args.out, args.in)},
+        {Epilogue::template Of<typename Tree::Arguments>(args), nullptr,
+         stride(typename Kernel::StrideC{}, args.rows, args.out), static_cast<Element*>(args.y),
+         stride(typename Kernel::StrideD{}, args.rows, args.out)}};
+    if constexpr (!std::is_void_v<typename Epilogue::Source>) {
+      arguments.epilogue.ptr_C = static_cast<const Element*>(args.residual);
+    }
+    if (cudaError_t error = Describe(arguments.hw_info); error != cudaSuccess) {
+      return error;
+    }
+    if (Gemm::can_implement(arguments) != cutlass::Status::kSuccess ||
+        Gemm::get_workspace_size(arguments) != 0) {
+      return cudaErrorInvalidValue;
+    }
+    Gemm gemm;
+    if (gemm.initialize(arguments, nullptr, stream) != cutlass::Status::kSuccess ||
+        gemm.run(stream) != cutlass::Status::kSuccess) {
+      const cudaError_t error = cudaGetLastError();
+      return error == cudaSuccess ? cudaErrorInvalidValue : error;
+    }
+    return cudaSuccess;
+  }
+
+  static cudaError_t Describe(cutlass::KernelHardwareInfo& device) {
+    if (cudaError_t error = cudaGetDevice(&device.device_id); error != cudaSuccess) {
+      return error;
+    }
+    return cudaDeviceGetAttribute(&device.sm_count, cudaDevAttrMultiProcessorCount,
+                                  device.device_id);
+  }
+};
+
+template <class Epilogue>
+cudaError_t LaunchTile(const GemmSm90Args& args, GemmTile tile, cudaStream_t stream) {
+  using Shared = cutlass::gemm::KernelTmaWarpSpecializedCooperative;
+  using SharedEnd = cutlass::epilogue::TmaWarpSpecializedCooperative;
+  using Turns = cutlass::gemm::KernelTmaWarpSpecializedPingpong;
+  using TurnsEnd = cutlass::epilogue::TmaWarpSpecialized;
+  switch (tile) {
+    case GemmTile::k128x192:
+      return Product<Epilogue, Shape<_128, _192, _64>, Shared, SharedEnd>::Launch(args, stream);
+    case GemmTile::k256x128:
+      return Product<Epilogue, Shape<_256, _128, _64>, Shared, SharedEnd>::Launch(args, stream);
+    case GemmTile::k128x256:
+      return Product<Epilogue, Shape<_128, _256, _64>, Shared, SharedEnd>::Launch(args, stream);
+    case GemmTile::k64x192InTurns:
+      return Product<Epilogue, Shape<_64, _192, _64>, Turns, TurnsEnd>::Launch(args, stream);
+    case GemmTile::k128x192Overlapped:
+      break;
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace patchflow::gemm_sm90
