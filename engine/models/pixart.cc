@@ -10,6 +10,7 @@
 #include "engine/attention.h"
 #include "engine/models/pixart_conditioning.h"
 #include "engine/models/pixart_config.h"
+#include "engine/models/pixart_layers.h"
 
 namespace patchflow {
 namespace {
@@ -85,27 +86,6 @@ Tensor ReadTable(WeightReader& reader, int64_t rows, int64_t width,
   return table;
 }
 
-// x / (1 + exp(-2 u)) = x (1 + tanh u) / 2, without the tanh, which is what takes the time on CPUs.
-Tensor TanhGelu(const Tensor& x) {
-  constexpr double kTwiceRootTwoOverPi = 1.5957691216057308;
-  const Tensor one = at::scalar_tensor(kTwiceRootTwoOverPi, x.options());
-  Tensor gate = at::addcmul(one, x, x, kTwiceRootTwoOverPi * 0.044715);
-  return gate.mul_(x).sigmoid_().mul_(x);
-}
-
-Tensor GeluOf(const Linear& layer, const Tensor& x_BSE) {
-  if (x_BSE.is_cpu()) {
-    return TanhGelu(layer(x_BSE));
-  }
-  if (layer.weight_OI.numel() == 0) {
-    return layer(x_BSE);
-  }
-  // On GPUs this is the tanh form, fused.
-  const Tensor y = at::_addmm_activation(layer.bias_O, x_BSE.flatten(0, 1), layer.weight_OI.t(), 1,
-                                         1, /*use_gelu=*/true);
-  return y.view({x_BSE.size(0), x_BSE.size(1), y.size(1)});
-}
-
 // Padding that no row looks at is left out where that costs no wait: on CPUs. Its weight is exactly
 // 0.
 Prompt WithoutSharedPadding(const Prompt& prompt) {
@@ -139,7 +119,8 @@ class PixArt final : public Transformer {
  private:
   void ReadPatchLayers(WeightReader& reader);
   std::vector<Modulation> ModulationsOf(BlockRange range, const StepContext& context) const;
-  Tensor SelfAttentionOf(const Block& block, int index, const Tensor& h_BSE,
+  // Without the layer behind them.
+  Tensor SelfAttentionOf(const Block& block, int index, const Tensor& x_BSE,
                          const StepContext& context) const;
   Tensor CrossAttentionOf(const Block& block, const Tensor& kv_BL2HD, const Tensor& h_BSE,
                           const StepContext& context) const;
@@ -149,6 +130,7 @@ class PixArt final : public Transformer {
   int64_t heads_;  // Held here.
   at::Device device_;
   at::ScalarType dtype_;
+  std::unique_ptr<PixArtLayers> layers_;
   Linear embed_;
   Linear caption_up_;
   Linear caption_down_;
@@ -166,6 +148,8 @@ PixArt::PixArt(const PixArtConfig& config, BlockRange blocks, WeightReader reade
       heads_(ShareOf(config.common.num_heads, reader.options().shard).size()),
       device_(reader.options().device),
       dtype_(reader.options().dtype),
+      layers_(MakeLayers({device_, dtype_, config.norm_eps, config.common.width(),
+                          std::gcd(config.common.head_size, kMlpUnit)})),
       timestep_layers_(config, reader.In("adaln_single")) {
   const int64_t width = config.common.width();
   WeightReader caption = reader.In("caption_projection");
@@ -228,7 +212,8 @@ std::unique_ptr<Conditioning> PixArt::Prepare(const Prompt& prompt, TokenGrid gr
   timestep_layers_.Apply(timesteps, grid, *out);
   const Tensor keep_BL = mask_BL.to(device_).to(dtype_);
   out->bias_B11L = AlignBias(at::rsub(keep_BL, 1).mul_(kMaskedBias).unsqueeze(1).unsqueeze(1));
-  const Tensor text_BLE = caption_down_(GeluOf(caption_up_, text_BLD.to(device_).to(dtype_)));
+  const Tensor text_BLE =
+      caption_down_(layers_->Gelu(caption_up_, text_BLD.to(device_).to(dtype_)));
   for (const Block& block : blocks_) {
     out->kv_BL2HD.push_back(block.cross_kv(text_BLE).view(
         {text_BLE.size(0), text_BLE.size(1), 2, heads_, config_.common.head_size}));
@@ -248,7 +233,7 @@ std::vector<Modulation> PixArt::ModulationsOf(BlockRange range, const StepContex
   const Tensor of_step =
       at::index_select(conditioning.modulation_TM, 0, context.step).view({1, kModulations, -1});
   const Tensor sum = tables_N6E_.narrow(0, range.begin - held_.begin, range.size()) + of_step;
-  const std::vector<Tensor> rows = sum.to(dtype_).flatten(0, 1).unbind(0);
+  const std::vector<Tensor> rows = sum.to(layers_->modulation_dtype()).flatten(0, 1).unbind(0);
   std::vector<Modulation> modulations;
   for (size_t i = 0; i < rows.size(); i += kModulations) {
     modulations.push_back(
@@ -257,24 +242,22 @@ std::vector<Modulation> PixArt::ModulationsOf(BlockRange range, const StepContex
   return modulations;
 }
 
-Tensor PixArt::SelfAttentionOf(const Block& block, int index, const Tensor& h_BSE,
+Tensor PixArt::SelfAttentionOf(const Block& block, int index, const Tensor& x_BSE,
                                const StepContext& context) const {
   const std::vector<Tensor> qkv =
-      block.qkv(h_BSE)
-          .view({h_BSE.size(0), h_BSE.size(1), 3, heads_, config_.common.head_size})
+      layers_->Product(block.qkv, x_BSE)
+          .view({x_BSE.size(0), x_BSE.size(1), 3, heads_, config_.common.head_size})
           .unbind(2);
-  const Tensor o_BSHD = context.attention.Attend({index, context.span, qkv[0], qkv[1], qkv[2]});
-  return block.out(o_BSHD.flatten(2), context.tensor_axis);
+  return context.attention.Attend({index, context.span, qkv[0], qkv[1], qkv[2]}).flatten(2);
 }
 
 Tensor PixArt::CrossAttentionOf(const Block& block, const Tensor& kv_BL2HD, const Tensor& h_BSE,
                                 const StepContext& context) const {
   const PixArtConditioning& conditioning = ConditioningOf(context);
-  const Tensor q_BSHD =
-      block.cross_q(h_BSE).view({h_BSE.size(0), h_BSE.size(1), heads_, config_.common.head_size});
-  const Tensor o_BSHD =
-      Sdpa(q_BSHD, kv_BL2HD.select(2, 0), kv_BL2HD.select(2, 1), conditioning.bias_B11L);
-  return block.cross_out(o_BSHD.flatten(2), context.tensor_axis);
+  const Tensor q_BSHD = layers_->Product(block.cross_q, h_BSE)
+                            .view({h_BSE.size(0), h_BSE.size(1), heads_, config_.common.head_size});
+  return Sdpa(q_BSHD, kv_BL2HD.select(2, 0), kv_BL2HD.select(2, 1), conditioning.bias_B11L)
+      .flatten(2);
 }
 
 Tensor PixArt::RunBlocks(BlockRange range, Tensor h_BSE, const StepContext& context) const {
@@ -286,19 +269,17 @@ Tensor PixArt::RunBlocks(BlockRange range, Tensor h_BSE, const StepContext& cont
     return h_BSE;
   }
   const std::vector<Modulation> modulations = ModulationsOf(range, context);
-  const int64_t width = config_.common.width();
-  const auto norm = [&](const Tensor& scale_E, const Tensor& shift_E) {
-    return at::layer_norm(h_BSE, {width}, scale_E, shift_E, config_.norm_eps);
-  };
+  PartialSum& sum = context.tensor_axis;
   for (int i = range.begin; i < range.end; ++i) {
     const Block& block = blocks_[i - held_.begin];
     const Modulation& m = modulations[i - range.begin];
-    // Not in place: the caller may keep what it gave.
-    h_BSE = at::addcmul(h_BSE, SelfAttentionOf(block, i, norm(m.scale1_E, m.shift1_E), context),
-                        m.gate1_E);
-    h_BSE.add_(CrossAttentionOf(block, conditioning.kv_BL2HD[i - held_.begin], h_BSE, context));
-    const Tensor hidden = GeluOf(block.mlp_up, norm(m.scale2_E, m.shift2_E));
-    h_BSE.addcmul_(block.mlp_down(hidden, context.tensor_axis), m.gate2_E);
+    Tensor x_BSE = layers_->Normed(h_BSE, m.scale1_E, m.shift1_E);
+    x_BSE = SelfAttentionOf(block, i, x_BSE, context);
+    h_BSE = layers_->Residual(h_BSE, block.out, x_BSE, m.gate1_E, sum, SumInto::kNew);
+    x_BSE = CrossAttentionOf(block, conditioning.kv_BL2HD[i - held_.begin], h_BSE, context);
+    h_BSE = layers_->Residual(h_BSE, block.cross_out, x_BSE, {}, sum, SumInto::kSame);
+    x_BSE = layers_->Gelu(block.mlp_up, layers_->Normed(h_BSE, m.scale2_E, m.shift2_E));
+    h_BSE = layers_->Residual(h_BSE, block.mlp_down, x_BSE, m.gate2_E, sum, SumInto::kSame);
   }
   return h_BSE;
 }
