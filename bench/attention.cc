@@ -1,95 +1,108 @@
-// Self-attention at PixArt-XL/2's shape (16 heads of 72, batch of two): our kernel against cuDNN's
-// and FlashAttention-2's, true floating-point operations over the median time.
+// patchflow-bench attention: self-attention at PixArt-XL/2's shape, 16 heads of 72, by every kernel
+// there is: true floating-point operations over the median time.
 #include <ATen/ATen.h>
-#include <ATen/cuda/CUDAContext.h>
-#include <ATen/cuda/CUDAEvent.h>
-#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstdio>
 #include <functional>
+#include <memory>
+#include <string>
 #include <vector>
 
-#include "engine/kernels/attention_sm90.h"
+#include "bench/commands.h"
+#include "bench/report.h"
+#include "engine/attention.h"
+#include "engine/device.h"
+
+#ifdef PATCHFLOW_CUDA
+#include <ATen/cuda/CUDAContext.h>
+
+#include "bench/own_attention.h"
+#endif
 
 namespace patchflow {
 namespace {
 
-using at::Tensor;
+constexpr int64_t kHeads = 16;
+constexpr int64_t kHeadSize = 72;
 
-double MedianMs(const std::function<void()>& run, int repeats) {
-  for (int i = 0; i < 3; ++i) {
-    run();
+struct Shape {
+  int64_t batch;
+  int64_t queries;
+  int64_t keys;
+};
+const std::vector<Shape> kGpuShapes = {{2, 1024, 1024},   {2, 4096, 4096}, {2, 16384, 16384},
+                                       {1, 65536, 65536}, {2, 1024, 4096}, {2, 2048, 16384}};
+const std::vector<Shape> kCpuShapes = {{1, 256, 256}};
+
+nlohmann::json Measure(const Shape& shape, const CommonOptions& common) {
+  const at::Device device = common.at_device();
+  const auto options = at::TensorOptions().device(device).dtype(common.dtype());
+  // Slices of one product, as the model has them.
+  const Tensor kv = at::randn({shape.batch, shape.keys, 3, kHeads, kHeadSize}, options);
+  const Tensor q = shape.queries == shape.keys
+                       ? kv.select(2, 0)
+                       : at::randn({shape.batch, shape.queries, kHeads, kHeadSize}, options);
+  const Tensor k = kv.select(2, 1);
+  const Tensor v = kv.select(2, 2);
+  const double flop =
+      4.0 * static_cast<double>(shape.batch * shape.queries * shape.keys * kHeads * kHeadSize);
+  Repeats repeats = common.repeats;
+  if (shape.keys > 20000) repeats = {std::min(repeats.warm_up, 1), std::min(repeats.measured, 5)};
+  nlohmann::json row = {{"batch", shape.batch}, {"queries", shape.queries}, {"keys", shape.keys}};
+  double stock = 0;
+  double own = 0;
+  const auto rate = [&](const std::string& kernel, const std::function<void()>& run) {
+    const double found = TeraflopPerSecond(flop, TimeOf(device, run, repeats).median_ms);
+    row[kernel] = found;
+    return found;
+  };
+  stock = rate("stock", [&] { Sdpa(q, k, v); });
+#ifdef PATCHFLOW_CUDA
+  if (device.is_cuda() && at::cuda::getCurrentDeviceProperties()->major == 9) {
+    for (const AttentionSm90Schedule schedule : kAttentionSm90Schedules) {
+      own = std::max(own,
+                     rate(std::string(NameOf(schedule)), [&] { OwnAttention(q, k, v, schedule); }));
+    }
+    row["chosen"] = std::string(NameOf(ChosenSchedule(q, k)));
+    row["ratio"] = own / stock;
   }
-  std::vector<double> times;
-  for (int i = 0; i < repeats; ++i) {
-    at::cuda::CUDAEvent begin(cudaEventDefault);
-    at::cuda::CUDAEvent end(cudaEventDefault);
-    begin.record();
-    run();
-    end.record();
-    end.synchronize();
-    times.push_back(begin.elapsed_time(end));
-  }
-  std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
-  return times[repeats / 2];
+#endif
+  return row;
 }
 
-void RunOwn(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o) {
-  AttentionSm90Args args;
-  const auto operand = [](const Tensor& x) {
-    return AttentionOperand{x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
-  };
-  args.q = operand(q);
-  args.k = operand(k);
-  args.v = operand(v);
-  args.o = o.data_ptr();
-  args.batch = static_cast<int>(q.size(0));
-  args.heads = static_cast<int>(q.size(2));
-  args.queries = static_cast<int>(q.size(1));
-  args.keys = static_cast<int>(k.size(1));
-  args.scale = 1.0F / std::sqrt(72.0F);
-  C10_CUDA_CHECK(LaunchAttentionSm90(args, at::cuda::getCurrentCUDAStream()));
+std::vector<Column> Columns() {
+  std::vector<Column> columns = {
+      {"batch", "batch"}, {"queries", "queries"}, {"keys", "keys"}, {"stock", "stock TFLOP/s", 0}};
+#ifdef PATCHFLOW_CUDA
+  for (const AttentionSm90Schedule schedule : kAttentionSm90Schedules) {
+    const std::string name(NameOf(schedule));
+    columns.push_back({name, name, 0});
+  }
+  columns.push_back({"chosen", "would choose"});
+  columns.push_back({"ratio", "best of ours / stock", 2});
+#endif
+  return columns;
 }
 
-void Row(int64_t batch, int64_t queries, int64_t keys) {
-  const auto options = at::TensorOptions().device(at::kCUDA).dtype(at::kBFloat16);
-  const Tensor q = at::randn({batch, queries, 16, 72}, options);
-  const Tensor k = at::randn({batch, keys, 16, 72}, options);
-  const Tensor v = at::randn({batch, keys, 16, 72}, options);
-  const Tensor o = at::empty_like(q);
-  const Tensor qt = q.transpose(1, 2);
-  const Tensor kt = k.transpose(1, 2);
-  const Tensor vt = v.transpose(1, 2);
-  const double flop = 4.0 * batch * queries * keys * 16 * 72;
-  const int repeats = keys > 20000 ? 7 : 20;
-  const auto rate = [&](const std::function<void()>& run) {
-    return flop / MedianMs(run, repeats) / 1e9;
-  };
-  const double own = rate([&] { RunOwn(q, k, v, o); });
-  const double cudnn = rate([&] {
-    at::_scaled_dot_product_cudnn_attention(qt, kt, vt, {}, /*compute_log_sumexp=*/false);
-  });
-  const double flash = rate([&] { at::_scaled_dot_product_flash_attention(qt, kt, vt); });
-  std::printf("| %4ld | %7ld | %7ld | %6.0f | %6.0f | %6.0f | %5.2f |\n", batch, queries, keys, own,
-              cudnn, flash, own / std::max(cudnn, flash));
+void Run(const CommonOptions& common) {
+  const at::Device device = common.at_device();
+  const DeviceThread thread(DeviceThread::MakeStream(device));
+  const AttentionShape shape{device.type(), common.dtype(), 4096, 4096, kHeadSize, false};
+  Report report("attention", device,
+                "16 heads of 72, stock is " + std::string(NameOf(ChooseAttentionKernel(shape))) +
+                    ", TFLOP/s of true work",
+                Columns());
+  for (const Shape& one : device.is_cuda() ? kGpuShapes : kCpuShapes) {
+    report.Row(Measure(one, common));
+  }
+  report.Write(common.json);
 }
 
 }  // namespace
-}  // namespace patchflow
 
-int main() {
-  const c10::InferenceMode inference;
-  std::printf("%s, bfloat16, 16 heads of 72; TFLOP/s\n",
-              at::cuda::getCurrentDeviceProperties()->name);
-  std::printf("| batch | queries | keys | ours | cuDNN | FlashAttention-2 | ours/best |\n");
-  std::printf("|---|---|---|---|---|---|---|\n");
-  for (const int64_t tokens : {1024, 4096, 16384}) {
-    patchflow::Row(2, tokens, tokens);
-  }
-  patchflow::Row(1, 65536, 65536);
-  patchflow::Row(2, 1024, 4096);
-  patchflow::Row(2, 2048, 16384);
-  return 0;
+void AddAttentionCommand(CLI::App& app, const CommonOptions& common) {
+  CLI::App* command = app.add_subcommand("attention", "Self-attention at a head size of 72");
+  command->callback([&common] { Run(common); });
 }
+
+}  // namespace patchflow

@@ -2,7 +2,7 @@
 """Stock diffusers at PixArt-XL/2's shape: milliseconds of one denoising step (guidance batch of two, latents only),
 random weights, bfloat16, median of 20 after 5.
 
-    bench/peers/diffusers_step.py [--sizes 1024,2048] [--compile] [--json FILE]
+    bench/peers/diffusers_step.py [--sizes 1024,2048] [--compile] [--repeats 20] [--warm-up 5] [--json FILE]
 """
 
 import argparse
@@ -16,11 +16,9 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import full_size_model  # noqa: E402
 
-REPEATS, WARM_UP = 20, 5
 
-
-def median_ms(run, repeats: int = REPEATS) -> float:
-    for _ in range(WARM_UP):
+def median_ms(run, warm_up: int, repeats: int) -> float:
+    for _ in range(warm_up):
         run()
     torch.cuda.synchronize()
     times = []
@@ -63,6 +61,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--sizes", default="1024,2048")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--warm-up", type=int, default=5)
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -72,13 +72,13 @@ def main() -> None:
     rows = []
     with torch.inference_mode():
         for size_px in map(int, arguments.sizes.split(",")):
-            repeats = REPEATS if size_px <= 2048 else 5
+            repeats = (arguments.warm_up, arguments.repeats)
             torch.cuda.reset_peak_memory_stats()
-            row = {"size_px": size_px, "eager_ms": median_ms(step(model, size_px), repeats)}
+            row = {"size_px": size_px, "eager_ms": median_ms(step(model, size_px), *repeats)}
             row["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
             if arguments.compile:
                 mode = "reduce-overhead" if size_px <= 1024 else "max-autotune-no-cudagraphs"
-                row["compiled_ms"] = median_ms(step(torch.compile(model, mode=mode), size_px), repeats)
+                row["compiled_ms"] = median_ms(step(torch.compile(model, mode=mode), size_px), *repeats)
             rows.append(row)
             print(json.dumps(row), flush=True)
     report = {"machine": torch.cuda.get_device_name(), "peer": "diffusers", "rows": rows}

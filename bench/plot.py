@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Latency and memory against image size, from the JSON of `patchflow-bench step` and bench/peers/diffusers_step.py, as
+SVG with logarithmic axes. Needs nothing but Python.
+
+    bench/plot.py --out FILE.svg [--memory] [NAME=]REPORT.json...
+
+A report draws a line for each kind of time it has (or of memory, with --memory); NAME replaces the file's own name in
+the legend.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+
+WIDTH, HEIGHT, MARGIN, LEGEND = 720, 440, 64, 220
+COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f"]
+TIMES = {"graph_ms": "CUDA graph", "compiled_ms": "torch.compile", "eager_ms": "eager"}
+MEMORY = {"peak_gb": "peak"}
+
+
+def lines(name: str, report: dict, kinds: dict) -> dict:
+    """Points (size_px, value) by legend."""
+    found = {}
+    for key, kind in kinds.items():
+        points = [(row["size_px"], row[key]) for row in report["rows"] if row.get(key)]
+        if points:
+            found[f"{name}, {kind}"] = sorted(points)
+    return found
+
+
+class LogAxis:
+    """Values to pixels; `low` and `high` are where the least and the greatest value go."""
+
+    def __init__(self, values, low: float, high: float):
+        self.least, self.greatest = min(values), max(values)
+        if self.least == self.greatest:
+            self.least, self.greatest = self.least / 2, self.greatest * 2
+        self.low, self.high = low, high
+
+    def __call__(self, value: float) -> float:
+        part = math.log(value / self.least) / math.log(self.greatest / self.least)
+        return self.low + part * (self.high - self.low)
+
+    def decades(self) -> list:
+        first, last = math.floor(math.log10(self.least)), math.ceil(math.log10(self.greatest))
+        ticks = [digit * 10.0**power for power in range(first, last + 1) for digit in (1, 2, 5)]
+        return [tick for tick in ticks if self.least <= tick <= self.greatest]
+
+
+def text(x: float, y: float, what: str, anchor: str = "middle") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{what}</text>'
+
+
+def draw(series: dict, unit: str) -> str:
+    sizes = sorted({x for points in series.values() for x, _ in points})
+    right = WIDTH - LEGEND
+    x_of = LogAxis(sizes, MARGIN, right)
+    y_of = LogAxis([y for points in series.values() for _, y in points], HEIGHT - MARGIN, MARGIN / 2)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
+    for size in sizes:
+        parts.append(text(x_of(size), HEIGHT - MARGIN + 20, f"{size} px"))
+    for tick in y_of.decades():
+        parts.append(f'<path d="M{MARGIN} {y_of(tick):.1f}H{right}" stroke="#ddd"/>')
+        parts.append(text(MARGIN - 6, y_of(tick) + 4, f"{tick:g} {unit}", "end"))
+    for i, (name, points) in enumerate(series.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        path = "L".join(f"{x_of(x):.1f} {y_of(y):.1f}" for x, y in points)
+        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3" fill="{colour}"/>' for x, y in points]
+        y = MARGIN / 2 + 18 * i
+        parts.append(f'<path d="M{right + 16} {y}h18" stroke="{colour}" stroke-width="2"/>')
+        parts.append(text(right + 40, y + 4, name, "start"))
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("reports", nargs="+", metavar="[NAME=]REPORT.json")
+    arguments = parser.parse_args()
+    series = {}
+    for argument in arguments.reports:
+        name, _, path = argument.rpartition("=")
+        path = pathlib.Path(path)
+        series |= lines(name or path.stem, json.loads(path.read_text()), MEMORY if arguments.memory else TIMES)
+    if not series:
+        parser.error("the reports hold nothing to draw")
+    arguments.out.write_text(draw(series, "GB" if arguments.memory else "ms"))
+
+
+if __name__ == "__main__":
+    main()
