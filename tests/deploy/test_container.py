@@ -1,9 +1,11 @@
 """The images, built for CPUs by deploy/container/build on a Debian made with mmdebstrap: no registry, no daemon."""
 
 import contextlib
+import functools
 import json
 import pathlib
 import subprocess
+import tempfile
 import time
 
 import harness
@@ -35,9 +37,10 @@ exec chroot --userspec=10001:10001 "$root" /usr/bin/env -i PATH=/opt/patchflow/b
 
 
 class Image:
-    def __init__(self, target: str):
+    def __init__(self, target: str, commit: str):
         self.name = f"patchflow-{target}:{TAG}"
         self.target = target
+        self.commit = commit
 
     def inspect(self) -> dict:
         return json.loads(run("buildah", "inspect", "--type", "image", f"localhost/{self.name}").stdout)["OCIv1"]
@@ -52,19 +55,38 @@ class Image:
             run("buildah", "rm", container)
 
 
-@pytest.fixture(scope="module", params=["frontend", "worker"])
-def image(request) -> Image:
+@functools.cache
+def head() -> str:
+    return run("git", "-C", TOP, "rev-parse", "HEAD").stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def storage():
+    """Images and containers of this test alone, about 15 GB while it runs."""
     run(GET_TOOLS, "--container", timeout=600)
-    run(DEPLOY / "container" / "build", "--mmdebstrap", "--tag", TAG, request.param, timeout=BUILD_TIMEOUT_S)
-    return Image(request.param)
+    with tempfile.TemporaryDirectory(prefix="patchflow-images-", dir="/var/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+        config = pathlib.Path(folder, "storage.conf")
+        config.write_text(f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n')
+        patch.setenv("CONTAINERS_STORAGE_CONF", str(config))
+        yield
+        run("buildah", "rm", "--all", timeout=300)
+        run("buildah", "rmi", "--all", "--force", timeout=300)
+        run("umount", f"{folder}/graph/overlay", ok=False)  # Kept mounted by the driver.
+
+
+@pytest.fixture(scope="module", params=["frontend", "worker"])
+def image(request, storage) -> Image:
+    commit = head()
+    build = [DEPLOY / "container" / "build", "--mmdebstrap", "--tag", TAG, "--commit", commit, request.param]
+    run(*build, timeout=BUILD_TIMEOUT_S)
+    return Image(request.param, commit)
 
 
 def test_it_runs_the_right_program_as_nobody_in_particular(image):
     config = image.inspect()["config"]
     assert config["User"] == f"{UID}:{UID}"
     assert config["Entrypoint"] == [{"frontend": "patchflow-server", "worker": "patchflow-worker"}[image.target]]
-    head = run("git", "-C", TOP, "rev-parse", "HEAD").stdout.strip()
-    assert config["Labels"]["org.opencontainers.image.revision"] == head
+    assert config["Labels"]["org.opencontainers.image.revision"] == image.commit
 
 
 def test_it_holds_what_it_runs_and_nothing_to_build_with(image):
@@ -87,7 +109,9 @@ def set_user_bits(root: pathlib.Path) -> list[pathlib.Path]:
 def test_what_we_put_in_belongs_to_root_and_is_not_writable(image):
     with image.mounted() as root:
         assert not set_user_bits(root)
-        for path in (root / "opt/patchflow").rglob("*"):
+        ours = list((root / "opt/patchflow").rglob("*"))
+        assert ours
+        for path in ours:
             assert path.stat().st_uid == 0 and not path.stat().st_mode & 0o022, path
 
 
