@@ -1,0 +1,77 @@
+#include "bench/gpu_ranks.h"
+
+#include <c10/cuda/CUDAGuard.h>
+
+#include <condition_variable>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "engine/device.h"
+
+namespace patchflow {
+namespace {
+
+// Shared with the threads, which may outlive the wait for them.
+struct Run {
+  std::function<void(const GpuRank&)> fn;
+  std::vector<std::unique_ptr<NcclWorld>> worlds;
+  std::mutex mutex;
+  std::condition_variable changed;
+  size_t running = 0;
+  std::string failure;
+
+  void Fail(const std::string& what) {
+    const std::lock_guard lock(mutex);
+    if (failure.empty()) failure = what;
+    worlds.front()->Abort(failure);
+  }
+
+  void Main(size_t rank, at::Device device) {
+    try {
+      const c10::cuda::CUDAGuard on_device(device);
+      const DeviceThread thread(DeviceThread::MakeStream(device));
+      fn({*worlds[rank], device});
+      WaitForDevice(device);
+    } catch (const std::exception& error) {
+      Fail(absl::StrCat("rank ", rank, ": ", error.what()));
+    }
+    const std::lock_guard lock(mutex);
+    --running;
+    changed.notify_all();
+  }
+};
+
+}  // namespace
+
+void RunOnGpus(int ranks, absl::Duration limit, const std::function<void(const GpuRank&)>& fn) {
+  std::vector<at::Device> devices;
+  for (int rank = 0; rank < ranks; ++rank) {
+    devices.emplace_back(at::kCUDA, static_cast<at::DeviceIndex>(rank));
+  }
+  auto run = std::make_shared<Run>();
+  run->fn = fn;
+  run->worlds = NcclWorld::Join(NcclWorld::MakeId(), ranks, 0, devices, {});
+  run->running = devices.size();
+  std::vector<std::thread> threads;
+  for (size_t rank = 0; rank < devices.size(); ++rank) {
+    threads.emplace_back([run, rank, device = devices[rank]] { run->Main(rank, device); });
+  }
+  std::unique_lock lock(run->mutex);
+  const auto wait = absl::ToChronoNanoseconds(limit);
+  if (!run->changed.wait_for(lock, wait, [&] { return run->running == 0; })) {
+    for (std::thread& thread : threads) thread.detach();
+    throw std::runtime_error(absl::StrCat("not finished within ", absl::FormatDuration(limit)));
+  }
+  lock.unlock();
+  for (std::thread& thread : threads) thread.join();
+  if (!run->failure.empty()) throw std::runtime_error(run->failure);
+}
+
+}  // namespace patchflow

@@ -1,0 +1,132 @@
+#include "bench/layout_steps.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <cmath>
+#include <stdexcept>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "bench/marks.h"
+#include "engine/denoiser.h"
+#include "engine/device.h"
+
+namespace patchflow {
+namespace {
+
+constexpr int kSamplerSteps = 64;
+constexpr int kTextTokens = 300;
+constexpr int kLatentPx = 8;
+constexpr double kGuidanceScale = 4.5;
+
+template <typename T>
+T ValueOf(absl::StatusOr<T> value) {
+  if (!value.ok()) throw std::runtime_error(std::string(value.status().message()));
+  return *std::move(value);
+}
+
+Sampler SamplerOf(int steps, at::Device device) {
+  return ValueOf(
+             Sampler::Make("dpm-solver++", {.class_name = "DPMSolverMultistepScheduler"}, steps))
+      .To(device);
+}
+
+// Drawn on the host, so that every device has the same.
+DenoiseJob MakeJob(const Transformer& transformer, int64_t size_px, const Sampler& sampler,
+                   at::Device device) {
+  const TransformerConfig& config = transformer.config();
+  const int64_t side = size_px / kLatentPx / config.patch_size;
+  const auto generator = at::detail::createCPUGenerator(static_cast<uint64_t>(size_px));
+  const auto draw = [&](at::IntArrayRef sizes) {
+    return at::randn(sizes, generator, at::TensorOptions(at::kFloat)).to(device);
+  };
+  const Tensor noise_NSC = draw({1, side * side, config.token_width()});
+  const Tensor text_BLD = draw({2, kTextTokens, config.caption_width}).to(transformer.dtype());
+  const Tensor mask_BL = at::ones({2, kTextTokens}, at::TensorOptions(at::kLong).device(device));
+  return {noise_NSC, {side, side}, {text_BLD, mask_BL}, kGuidanceScale, sampler};
+}
+
+// Marks the steps, and stops all ranks before the same one.
+class CountingMonitor final : public StepMonitor {
+ public:
+  CountingMonitor(at::Device device, const CountingWorld& world, int steps)
+      : world_(world), steps_(steps), marks_(MakeMarks(device)) {}
+  bool Continue(int step) override {
+    marks_->Set();
+    sent_bytes_.push_back(world_.Total().bytes);
+    return step < steps_;
+  }
+  std::vector<double> TimesMs() const { return marks_->Between(); }
+  int64_t BytesOfLastStep() const {
+    return sent_bytes_.at(sent_bytes_.size() - 1) - sent_bytes_.at(sent_bytes_.size() - 2);
+  }
+
+ private:
+  const CountingWorld& world_;
+  const int steps_;
+  const std::unique_ptr<Marks> marks_;
+  std::vector<int64_t> sent_bytes_;
+};
+
+class EveryStep final : public StepMonitor {
+ public:
+  bool Continue(int /*step*/) override { return true; }
+};
+
+}  // namespace
+
+LayoutSteps::LayoutSteps(const Layout& layout, const std::filesystem::path& transformer_dir,
+                         const GpuRank& rank)
+    : layout_(layout),
+      device_(rank.device),
+      world_(rank.world),
+      member_(layout, world_, ValueOf(ReadTransformerConfig(transformer_dir))) {
+  const EnginePorts ports = member_.ports();
+  transformer_ = ValueOf(LoadTransformer(
+      transformer_dir,
+      {.read = {.device = device_, .dtype = at::kBFloat16, .shard = ports.transformer_shard},
+       .blocks = ports.blocks}));
+}
+
+Layout LayoutSteps::LayoutOf(StepPhase phase) const {
+  Layout layout = layout_;
+  layout.cuda_graphs = phase.cuda_graphs;
+  if (!phase.stale) layout.warmup_steps = kSamplerSteps;
+  return layout;
+}
+
+StepFigures LayoutSteps::Measure(int64_t size_px, StepPhase phase, Repeats repeats) {
+  const auto denoiser = MakeDenoiser(*transformer_, LayoutOf(phase), member_.mesh());
+  const Sampler sampler = SamplerOf(kSamplerSteps, device_);
+  const DenoiseJob job = MakeJob(*transformer_, size_px, sampler, device_);
+  CountingMonitor monitor(device_, world_, repeats.warm_up + repeats.measured);
+  ResetPeakMemory(device_);
+  try {
+    denoiser->Denoise(job, monitor);
+    throw std::runtime_error("the loop ended before it was stopped");
+  } catch (const Cancelled&) {
+    // As meant.
+  }
+  std::vector<double> times_ms = monitor.TimesMs();
+  times_ms.erase(times_ms.begin(), times_ms.begin() + repeats.warm_up);
+  return {.time = QuantilesOf(std::move(times_ms)),
+          .sent_bytes = phase.cuda_graphs ? 0 : monitor.BytesOfLastStep(),
+          .peak_bytes = MemoryOf(device_).peak_bytes};
+}
+
+Tensor LayoutSteps::Latents(int64_t size_px, StepPhase phase, int steps) {
+  const auto denoiser = MakeDenoiser(*transformer_, LayoutOf(phase), member_.mesh());
+  const Sampler sampler = SamplerOf(steps, device_);
+  const DenoiseJob job = MakeJob(*transformer_, size_px, sampler, device_);
+  EveryStep monitor;
+  return denoiser->Denoise(job, monitor).cpu();
+}
+
+double PsnrDb(const Tensor& actual, const Tensor& expected) {
+  const double range = (expected.max() - expected.min()).item<double>();
+  const double error = at::sub(actual, expected).to(at::kDouble).square().mean().item<double>();
+  return 20 * std::log10(range / std::sqrt(error));
+}
+
+}  // namespace patchflow
