@@ -1,6 +1,7 @@
 """Images from folders and .npz files, streamed from disk: no more than a batch is in memory."""
 
 import dataclasses
+import json
 import pathlib
 import zipfile
 from collections.abc import Iterator
@@ -58,11 +59,11 @@ def read_image(path: pathlib.Path, fit: Fit | None = None) -> np.ndarray:
 
 
 class Folder:
-    """The images of a folder, by name."""
+    """The images of a folder, by name, or the files given, in their order."""
 
-    def __init__(self, path: pathlib.Path, fit: Fit | None = None):
+    def __init__(self, path: pathlib.Path, fit: Fit | None = None, files: list | None = None):
         self.path, self._fit = path, fit
-        self.files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
+        self.files = files or sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
         if not self.files:
             raise InputError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
         self.names = [file.stem for file in self.files]
@@ -83,6 +84,27 @@ class Folder:
                 )
             first = wanted
             yield image
+
+
+def listed(path: pathlib.Path, listing: pathlib.Path) -> list[pathlib.Path]:
+    """The files under a folder that belong to the captions of a COCO file, in the captions' order.
+
+    `listing`: dataset_coco.json (filepath and filename) or captions_*.json (file_name). Images lie
+    in `path`, or in its folder of that filepath.
+    """
+    try:
+        entries = json.loads(listing.read_text(encoding="utf-8"))["images"]
+        names = [
+            (entry.get("filepath", ""), entry.get("filename") or entry["file_name"])
+            for entry in entries
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{listing}: lists no images: {type(error).__name__}: {error}"
+        ) from error
+    return [
+        below if (below := path / folder / name).exists() else path / name for folder, name in names
+    ]
 
 
 class Npz:

@@ -2,11 +2,13 @@
 """Packs a folder of images into the .npz that the guided-diffusion evaluator reads.
 
     bench/quality/pack.py FOLDER OUT.npz [--size 256] [--fit crop|stretch|none] [--count N]
+                          [--listing dataset_coco.json]
 
 OUT holds arr_0, uint8 [N, H, W, 3], the images by name. --size (WxH, or one number for both) and
 --fit say what becomes of images of other sizes, such as COCO's photographs: "crop" fills the size
 and cuts the middle out, "stretch" does not keep proportions, "none" refuses them. Without --size
-all images must have the size of the first. One image is in memory at a time.
+all images must have the size of the first. --listing takes the images that the captions of a COCO
+file belong to, in their order. One image is in memory at a time.
 """
 
 import argparse
@@ -69,9 +71,16 @@ def main() -> None:
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--count", type=int, help="only the first so many")
+    parser.add_argument("--listing", type=pathlib.Path, metavar="JSON", help="of COCO")
     add_fit(parser)
     arguments = parser.parse_args()
-    shape = pack(images.open_images(arguments.folder, fit_of(arguments)), arguments.out, arguments.count)
+    fit = fit_of(arguments)
+    if arguments.listing:
+        files = images.listed(arguments.folder, arguments.listing)
+        source = images.Folder(arguments.folder, fit, files)
+    else:
+        source = images.open_images(arguments.folder, fit)
+    shape = pack(source, arguments.out, arguments.count)
     print(f"{arguments.out}: {images.ARRAY} uint8 {list(shape)}")
 
 

@@ -139,7 +139,9 @@ class Summary:
     def _compare(self, found: Row, own: shards.Shard, count: int) -> None:
         resampler, serial, fid, resampled = self._serial(count)
         found.fid_change = resampler.whole(own.features.pool) / fid - 1
-        found.fid_interval = significance.interval(resampler(own.features.pool) / resampled - 1)
+        # Resamples repeat images, which adds to their FIDs; in the difference that cancels.
+        apart = resampler(own.features.pool) - resampled
+        found.fid_interval = significance.interval(apart / fid)
         found.fid_to_serial = scores.frechet_distance(
             *(scores.statistics(shard.features.pool) for shard in (serial, own))
         )

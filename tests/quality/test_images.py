@@ -1,5 +1,6 @@
 """Images from folders and .npz files, and packing one into the other."""
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -118,6 +119,33 @@ def test_empty_and_absent_folders_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "holds no images" in refusal(tmp_path / "empty")
     assert "does not exist" in refusal(tmp_path / "absent")
+
+
+def test_a_listing_gives_the_order_of_the_captions(save, noise, tmp_path):
+    arrays = noise(3)
+    save("coco/val2014", arrays[:2])
+    save("coco", arrays[2:])
+    (tmp_path / "dataset_coco.json").write_text(
+        json.dumps(
+            dict(
+                images=[
+                    dict(filepath="val2014", filename="00001.png", sentences=[]),
+                    dict(file_name="00000.png"),
+                    dict(filepath="val2014", filename="00000.png"),
+                ]
+            )
+        )
+    )
+    files = images.listed(tmp_path / "coco", tmp_path / "dataset_coco.json")
+    source = images.Folder(tmp_path / "coco", None, files)
+    np.testing.assert_array_equal(np.stack(list(source)), arrays[[1, 2, 0]])
+    for text, words in (("{", "JSONDecodeError"), ("{}", "KeyError: 'images'"), ('{"images": [3]}', "")):
+        (tmp_path / "broken.json").write_text(text)
+        with pytest.raises(errors.InputError, match=f"broken.json: lists no images: .*{words}"):
+            images.listed(tmp_path, tmp_path / "broken.json")
+    (tmp_path / "coco" / "00000.png").unlink()
+    with pytest.raises(errors.InputError, match="coco/00000.png: can't be read as an image"):
+        list(source)
 
 
 def test_the_program_packs_and_refuses(save, noise, tmp_path):

@@ -21,7 +21,10 @@ def as_tensor(batch):
 def two(noise, rng):
     one = noise(3, 40, 30)
     shift = rng.integers(-30, 30, one.shape) * np.array([1, 2, 3]).reshape(3, 1, 1, 1)
-    return one, np.clip(one + shift, 0, 255).astype(np.uint8)
+    other = np.clip(one + shift, 0, 255).astype(np.uint8)
+    one[0] //= 10  # Dark, and dim: where the constants of SSIM matter.
+    other[0] = other[0] // 10 + 2
+    return one, other
 
 
 def test_psnr_is_torchmetrics_image_by_image(two):

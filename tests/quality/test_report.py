@@ -85,6 +85,16 @@ def test_rows_tell_harm_from_equality(work):
     assert bands[0].fid_change == (reseeded.fid_change, reseeded.fid_change)
 
 
+def test_both_limits_must_hold():
+    def within(fid_change, accuracy_change):
+        row = summary.Row("a", "method", 20, 100, 1.0, 1.0, {}, fid_change=fid_change)
+        row.accuracy_change = accuracy_change
+        return row.within
+
+    assert within(0.029, -0.99) and within(-0.5, 3)
+    assert not within(0.031, 0) and not within(0, -1.01)
+
+
 def test_a_row_of_fewer_prompts_is_against_serial_on_the_same(work):
     """Spoils serial's last shard, which PipeFusion has not drawn."""
     before = summary.summarise(work, resamples=20)[0][-1]
