@@ -1,6 +1,7 @@
 """From a caption file to scores and to the report, through the built server. Few images, few steps."""
 
 import json
+import pathlib
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import harness
 import numpy as np
 import pytest
 
-from bench.quality import pack, run_comparison, score, shards
+from bench.quality import errors, pack, plan, run_comparison, score, serving, shards
 from models import evaluate
 
 STEPS = 2
@@ -130,6 +131,36 @@ def test_a_comparison_is_resumed_and_reported(compare, capsys):
     assert "note:" not in capsys.readouterr().out  # They came out as before.
     np.testing.assert_array_equal(shards.load(fewer).pairs["psnr_db"], before.pairs["psnr_db"])
     np.testing.assert_array_equal(shards.load(fewer).digest, before.digest)
+
+
+def test_each_gpu_has_a_server_that_draws_its_share(tmp_path, captions):
+    """Two servers told of one GPU each; they compute on CPUs here."""
+    one = plan.Configuration("serial", 4, 1, "baseline")
+    what = plan.Plan((one,), shard=4, size="64x64")
+    with serving.Fleet(harness.BUNDLED, one.serving, "cpu", "", gpus=2) as fleet:
+        for number, server in enumerate(fleet.servers):
+            told = pathlib.Path(f"/proc/{server.process.pid}/environ").read_bytes().split(b"\0")
+            assert f"CUDA_VISIBLE_DEVICES={number}".encode() in told
+        text = captions / "captions.txt"
+        serving.draw(fleet, what, one, 0, text, tmp_path, 1, serving.Deadline(None))
+    assert len(list(tmp_path.glob("*.png"))) == 4
+    for number in range(2):
+        lines = (tmp_path / f"tries-{number}.jsonl").read_text().splitlines()
+        assert sorted(json.loads(line)["number"] for line in lines) == [2 * number, 2 * number + 1]
+    seconds = serving.stage_seconds(tmp_path, range(4))
+    assert min(seconds["denoise"]) > 0 and len(seconds["denoise"]) == 4
+    with pytest.raises(errors.InputError, match="2 ranks need as many GPUs, but there are 1"):
+        serving.Fleet(harness.BUNDLED, (2, ()), "cpu", "", gpus=1).__enter__()
+
+
+def test_a_failing_client_is_quoted(tmp_path, captions):
+    one = plan.Configuration("serial", 4, 100_000, "baseline")
+    with serving.Fleet(harness.BUNDLED, one.serving, "cpu", "", gpus=0) as fleet:
+        with pytest.raises(errors.InputError, match="generate ended with 3: .*failed: 0 .*sampling.steps"):
+            serving.draw(
+                fleet, plan.Plan((one,), shard=4), one, 0, captions / "captions.txt", tmp_path, 1,
+                serving.Deadline(None),
+            )  # fmt: skip
 
 
 def test_an_interrupted_client_leaves_whole_images(server, captions, tmp_path):
