@@ -37,8 +37,8 @@ struct VaeOptions {
   // float32 on CPUs. float16 turns to float32 where the config has force_upcast.
   ReadOptions read;
   // Upper bound on the temporary memory of one pass of the decoder (memory_plan.h). Maps that need
-  // more run in slabs of rows: by default none of Stable Diffusion's up to 1024 px.
-  int64_t workspace_bytes = int64_t{1280} << 20;
+  // more run in slabs of rows: by default one or two for each of Stable Diffusion's up to 1024 px.
+  int64_t workspace_bytes = int64_t{768} << 20;
 };
 
 class VaeDecoder {

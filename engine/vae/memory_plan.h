@@ -15,7 +15,7 @@
 //   1024   512 -> 512    1024   2.15 GB
 //   2048   512 -> 256     512   4.29 GB
 //   4096   256 -> 128     256   8.59 GB   the largest activation, and nothing beside it
-//   output 0.10 GB, slab 1.34 GB: 10.0 GB in all. At 8192 px: 34.4 + 0.4 GB, and beside them the
+//   output 0.10 GB, slab 0.81 GB: 9.5 GB in all. At 8192 px: 34.4 + 0.4 GB, and beside them the
 //   middle block's result, 2.1 GB, or one slab.
 // What is computed twice for it: edge rows of the map held here. Statistics are taken while rows
 // are stored; normalised, activated and enlarged maps exist a slab at a time.
