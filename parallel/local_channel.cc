@@ -15,6 +15,8 @@ namespace {
 using Kind = LocalOperation::Kind;
 using TransferKind = Communicator::Transfer::Kind;
 
+constexpr int64_t kSumPiece = 16384;
+
 const char* NameOf(const LocalOperation& operation) {
   switch (operation.kind) {
     case Kind::kAllReduceSum:
@@ -160,14 +162,20 @@ void LocalChannel::RunCollective(Kind kind) {
   }
 }
 
+// In pieces, so that sums take no memory of the size of what is summed.
 void LocalChannel::RunAllReduceSum() {
   const c10::InferenceMode inference;
-  Tensor sum = Head(0)->in.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-  for (int rank = 1; rank < size(); ++rank) {
-    sum.add_(Head(rank)->in);
-  }
-  for (int rank = 0; rank < size(); ++rank) {
-    Head(rank)->in.copy_(sum);
+  const int64_t size_of_all = Head(0)->in.numel();
+  for (int64_t begin = 0; begin < size_of_all; begin += kSumPiece) {
+    const int64_t piece = std::min(kSumPiece, size_of_all - begin);
+    const auto piece_of = [&](int rank) { return Head(rank)->in.view(-1).narrow(0, begin, piece); };
+    Tensor sum = piece_of(0).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+    for (int rank = 1; rank < size(); ++rank) {
+      sum.add_(piece_of(rank));
+    }
+    for (int rank = 0; rank < size(); ++rank) {
+      piece_of(rank).copy_(sum);
+    }
   }
 }
 

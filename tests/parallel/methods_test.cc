@@ -1,86 +1,64 @@
-// Every layout against one device, and against the oracles of the stale methods.
+// Methods combined in one mesh, where nothing is stale.
 #include "parallel/methods.h"
 
-#include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
-#include <map>
-#include <mutex>
-#include <string>
-
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
-#include "tests/parallel/oracle.h"
-#include "tests/parallel/run_layout.h"
-#include "tests/parallel/toy_transformer.h"
+#include "tests/parallel/method_case.h"
 
 namespace patchflow {
 namespace {
 
-// Sums in another order: of features over tensor ranks, of keys over ring ranks or in another
-// order of tokens, and products of few rows, for which MKL has other kernels.
-constexpr double kReordered = 1e-5;
-constexpr double kSameOrder = 0;
+class Mixed : public testing::TestWithParam<MethodCase> {};
 
-struct Case {
-  std::string layout;
-  double tolerance = kSameOrder;
-  JobOptions job = {};
-  ToyOptions toy = {};
-};
+TEST_P(Mixed, EqualsSerial) { ExpectEqualsSerial(GetParam()); }
 
-[[maybe_unused]] std::string NameOf(const testing::TestParamInfo<Case>& info) {
-  const Case& c = info.param;
-  return absl::StrReplaceAll(absl::StrCat(c.layout, "_", c.job.grid.h, "x", c.job.grid.w, "_",
-                                          std::string(c.job.scheduler), "_s", c.job.steps, "_g",
-                                          c.job.guidance_scale, "_n", c.job.images),
-                             {{"=", ""}, {",", "_"}, {"+", "_"}, {"-", ""}, {".", "p"}});
-}
+const ToyOptions kEightHeads{.num_heads = 8};
 
-TestModel ModelOf(ToyOptions toy) {
-  return [toy](const EnginePorts& ports, at::Device device) mutable {
-    toy.shard = ports.transformer_shard;
-    toy.blocks = ports.blocks;
-    toy.device = device;
-    return MakeToyTransformer(toy);
-  };
-}
-
-Tensor RunCase(const Case& c, LocalTiming timing = LocalTiming::kAtIssue) {
-  return RunLayout(ParseLayout(c.layout).value(), ToyConfig(c.toy), ModelOf(c.toy),
-                   MakeTestJob(ToyConfig(c.toy), c.job),
-                   {.wait_timeout = absl::Seconds(30), .timing = timing});
-}
-
-[[maybe_unused]] Tensor SerialOf(const Case& c) {
-  return RunSerial(ModelOf(c.toy), MakeTestJob(ToyConfig(c.toy), c.job));
-}
-
-Tensor OracleOf(const Case& c) {
-  const Layout layout = ParseLayout(c.layout).value();
-  Tensor result;
-  RunRanks(1, [&](const Rank& rank) {
-    const auto whole = ModelOf(c.toy)({}, rank.device);
-    const TestJob job = MakeTestJob(ToyConfig(c.toy), c.job).To(rank.device);
-    result = layout.has_pipefusion()
-                 ? PipeFusionOracle(*whole, job.job(), layout.patches, layout.warmup_steps)
-                 : DistriFusionOracle(*whole, job.job(), layout.distrifusion, layout.warmup_steps);
+std::vector<MethodCase> Cases() {
+  return ThatFit({
+      {"ulysses=2,ring=2", kReordered, {.grid = {5, 7}}},
+      {"ulysses=3,ring=2", kReordered, {.scheduler = "ddim"}},
+      {"ulysses=2,ring=4", kReordered, {.grid = {5, 7}, .scheduler = "euler"}},
+      {"ulysses=2,tensor=3", kReordered, {.images = 2}},
+      {"ring=2,tensor=2", kReordered, {.grid = {5, 7}}, {.num_heads = 5}},
+      {"ulysses=2,guidance=2", kSameOrder, {.grid = {5, 7}}},
+      {"ulysses=2,ring=2,tensor=2", kReordered, {.grid = {5, 7}}, kEightHeads},
+      {"ulysses=2,ring=2,guidance=2", kReordered, {.scheduler = "euler"}},
+      {"ulysses=2,ring=2", kReordered, {.grid = {16, 16}, .steps = 3}, {}, true},
+      {"tensor=2,ulysses=2,guidance=2",
+       kReordered,
+       {.grid = {9, 7}, .scheduler = "ddim", .steps = 3},
+       {},
+       true},
   });
-  return result;
 }
+INSTANTIATE_TEST_SUITE_P(Layouts, Mixed, testing::ValuesIn(Cases()), CaseName);
 
-TEST(Explore, Loop) {
-  const char* text = std::getenv("LAYOUT");
-  for (int i = 0; i < atoi(std::getenv("N")); ++i) {
-    Case c{text};
-    c.job.grid = {5, 7};
-    const Layout layout = ParseLayout(c.layout).value();
-    const Tensor a = RunCase(c);
-    const Tensor b = RunCase(c, LocalTiming::kAtWait);
-    Tensor o = OracleOf(c);
-    if (RelativeError(a, o) > 1e-4 || RelativeError(b, o) > 1e-4)
-      std::printf("%d a %g b %g\n", i, RelativeError(a, o), RelativeError(b, o));
+TEST(MethodsTest, RequestsLeaveNothingBehind) {
+  for (const MethodCase& c : ThatFit({{"ulysses=2,ring=2"}})) {
+    ExpectRequestsLeaveNothingBehind(c);
   }
 }
+
+TEST(MethodsTest, EveryLayoutHasOneMethod) {
+  const auto method_of = [](std::string_view text) {
+    const Layout layout = ParseLayout(text).value();
+    std::vector<std::string_view> names;
+    for (const Method& method : Methods()) {
+      if (method.serves(layout)) {
+        names.push_back(method.name);
+      }
+    }
+    return names;
+  };
+  using testing::ElementsAre;
+  EXPECT_THAT(method_of("serial"), ElementsAre("sequence"));
+  EXPECT_THAT(method_of("tensor=2,guidance=2"), ElementsAre("sequence"));
+  EXPECT_THAT(method_of("ulysses=2,ring=2"), ElementsAre("sequence"));
+  EXPECT_THAT(method_of("distrifusion=2"), ElementsAre("distrifusion"));
+  EXPECT_THAT(method_of("pipefusion=2,ulysses=2"), ElementsAre("pipefusion"));
+  EXPECT_THAT(method_of("pipefusion=1,patches=3"), ElementsAre("pipefusion"));
+}
+
 }  // namespace
 }  // namespace patchflow

@@ -49,7 +49,6 @@ class Run {
   }
 
   void Fail(const std::string& what) {
-    std::fprintf(stderr, "DBG %s\n", what.c_str());
     std::lock_guard<std::mutex> lock(mutex_);
     if (failure_.empty()) {
       failure_ = what;

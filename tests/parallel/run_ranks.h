@@ -35,6 +35,10 @@ class RankFailure : public std::runtime_error {
 
 // Ranks that can run at once: 8 threads, or the GPUs that there are.
 int MaxRanks();
+bool RanksAreGpus();
+// What networks compute in: float32; on GPUs bfloat16, or the PATCHFLOW_TEST_DTYPE of the
+// environment.
+at::ScalarType RanksDtype();
 
 // fn on `ranks` threads in InferenceMode, with one intra-op thread each. The first to throw aborts
 // the world of all. Throws RankFailure.

@@ -8,6 +8,8 @@
 namespace patchflow {
 
 int MaxRanks() { return 8; }
+bool RanksAreGpus() { return false; }
+at::ScalarType RanksDtype() { return at::kFloat; }
 
 void RunRanks(int ranks, const std::function<void(const Rank&)>& fn, const RunOptions& options) {
   const LocalOptions local{.timeout = options.wait_timeout, .timing = options.timing};

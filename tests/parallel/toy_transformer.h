@@ -16,7 +16,7 @@ struct ToyOptions {
   uint64_t seed = 1;
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
-  TensorShard shard;
+  TensorShard shard = {};
   BlockRange blocks{0, -1};
 };
 
