@@ -12,8 +12,13 @@
 #include "parallel/counting_communicator.h"
 #include "parallel/local_communicator.h"
 #include "worker/digest.h"
+#include "worker/guarded_engine.h"
 #include "worker/log.h"
 #include "worker/placed_engine.h"
+#ifdef PATCHFLOW_CUDA
+#include "engine/status_of.h"
+#include "parallel/nccl_world.h"
+#endif
 
 namespace patchflow {
 namespace {
@@ -26,37 +31,68 @@ constexpr int kWarmUpOnCpusPx = 256;
 struct Worlds {
   std::vector<std::unique_ptr<World>> carriers;
   std::vector<std::unique_ptr<CountingWorld>> of_rank;
-};
+  std::function<std::string()> failure;  // See GuardEngine(). Empty where faults always throw.
 
-absl::StatusOr<std::shared_ptr<Worlds>> MakeWorlds(const LoadOptions& options) {
-  const auto ranks = static_cast<int>(options.devices.of_rank.size());
-  if (options.devices.are_gpus() && ranks > 1) {
-    return absl::FailedPreconditionError("--ranks: this build can't join several GPUs");
+  void Add(std::unique_ptr<World> world) {
+    of_rank.push_back(std::make_unique<CountingWorld>(*world));
+    carriers.push_back(std::move(world));
   }
+};
+using SharedWorlds = std::shared_ptr<Worlds>;
+
+SharedWorlds JoinThreads(const LoadOptions& options) {
   auto worlds = std::make_shared<Worlds>();
   LocalOptions local;
   local.timeout = options.first_run_timeout;
-  for (auto& world : LocalWorld::Make(ranks, local)) {
-    worlds->of_rank.push_back(std::make_unique<CountingWorld>(*world));
-    worlds->carriers.push_back(std::move(world));
+  for (auto& world : LocalWorld::Make(static_cast<int>(options.devices.of_rank.size()), local)) {
+    worlds->Add(std::move(world));
   }
   return worlds;
 }
 
+#ifdef PATCHFLOW_CUDA
+absl::StatusOr<SharedWorlds> JoinGpus(const LoadOptions& options) {
+  return StatusOrOfThrowing<SharedWorlds>([&] {
+    auto worlds = std::make_shared<Worlds>();
+    auto joined =
+        NcclWorld::Join(NcclWorld::MakeId(), static_cast<int>(options.devices.of_rank.size()), 0,
+                        options.devices.of_rank, {.timeout = options.first_run_timeout});
+    worlds->failure = [&first = *joined.front()] { return first.failure(); };
+    for (auto& world : joined) {
+      worlds->Add(std::move(world));
+    }
+    return worlds;
+  });
+}
+#else
+absl::StatusOr<SharedWorlds> JoinGpus(const LoadOptions& /*options*/) {
+  return absl::FailedPreconditionError(
+      "--ranks: this build has no NCCL and can't join several GPUs: build with PATCHFLOW_CUDA");
+}
+#endif
+
+absl::StatusOr<SharedWorlds> MakeWorlds(const LoadOptions& options) {
+  const bool several = options.devices.of_rank.size() > 1;
+  return options.devices.are_gpus() && several ? JoinGpus(options) : JoinThreads(options);
+}
+
 absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options,
                                                       const ModelDescription& description,
-                                                      const std::shared_ptr<Worlds>& worlds) {
+                                                      const SharedWorlds& worlds) {
   RankGroupOptions group;
   group.ranks = static_cast<int>(options.devices.of_rank.size());
   group.load_timeout = options.load_timeout;
   group.first_run_timeout = options.first_run_timeout;
   group.abort = [worlds](const std::string& reason) { worlds->carriers.front()->Abort(reason); };
-  group.make_engine = [=](int rank) {
+  group.make_engine = [=](int rank) -> absl::StatusOr<std::unique_ptr<Engine>> {
     const auto index = static_cast<size_t>(rank);
-    return LoadPlacedEngine({.model_dir = options.model_dir,
-                             .device = options.devices.of_rank[index],
-                             .dtype = options.devices.dtype},
-                            options.layout, description.transformer, *worlds->of_rank[index]);
+    auto engine =
+        LoadPlacedEngine({.model_dir = options.model_dir,
+                          .device = options.devices.of_rank[index],
+                          .dtype = options.devices.dtype},
+                         options.layout, description.transformer, *worlds->of_rank[index]);
+    if (!engine.ok() || !worlds->failure) return engine;
+    return GuardEngine(*std::move(engine), worlds->failure);
   };
   return RankGroup::Start(std::move(group));
 }
@@ -81,7 +117,7 @@ absl::StatusOr<absl::Duration> WarmUp(const LoadOptions& options, RankGroup& gro
 }
 
 std::function<std::vector<RankFigures>()> FiguresOf(const LoadOptions& options,
-                                                    const std::shared_ptr<Worlds>& worlds) {
+                                                    const SharedWorlds& worlds) {
   const std::vector<at::Device> devices = options.devices.of_rank;
   const int64_t total_bytes = TotalMemoryBytes(devices.front());
   const std::string name = options.devices.name;
@@ -138,7 +174,7 @@ absl::StatusOr<LoadedGroup> LoadGroup(const LoadOptions& options) {
       !fits.ok()) {
     return fits;
   }
-  const absl::StatusOr<std::shared_ptr<Worlds>> worlds = MakeWorlds(options);
+  const absl::StatusOr<SharedWorlds> worlds = MakeWorlds(options);
   if (!worlds.ok()) return worlds.status();
   const int cores = UsableCores();
   SetThreadsPerOperation(options.threads > 0 ? options.threads : std::max(1, cores / ranks));
