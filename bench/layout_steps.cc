@@ -11,6 +11,7 @@
 #include "bench/marks.h"
 #include "engine/denoiser.h"
 #include "engine/device.h"
+#include "parallel/methods.h"
 
 namespace patchflow {
 namespace {
@@ -27,9 +28,9 @@ T ValueOf(absl::StatusOr<T> value) {
 }
 
 Sampler SamplerOf(int steps, at::Device device) {
-  return ValueOf(
-             Sampler::Make("dpm-solver++", {.class_name = "DPMSolverMultistepScheduler"}, steps))
-      .To(device);
+  SamplerConfig config;
+  config.class_name = "DPMSolverMultistepScheduler";
+  return ValueOf(Sampler::Make("dpm-solver++", config, steps)).To(device);
 }
 
 // Drawn on the host, so that every device has the same.

@@ -31,8 +31,8 @@ struct NcclOptions {
 class NcclWorld : public World {
  public:
   static constexpr size_t kIdBytes = 128;
-  // kIdBytes, for a new world; to be handed to every process that takes part. Keeps a thread of this process
-  // listening for the ranks. Throws CommunicatorError.
+  // kIdBytes, for a new world; to be handed to every process that takes part. Keeps a thread of
+  // this process listening for the ranks. Throws CommunicatorError.
   static std::string MakeId();
 
   // The ranks first_rank, first_rank + 1, ... on these GPUs, out of `size` in all; give each to its

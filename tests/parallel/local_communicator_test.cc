@@ -12,12 +12,6 @@ namespace patchflow {
 namespace {
 
 using testing::HasSubstr;
-using Transfer = Communicator::Transfer;
-constexpr auto kSend = Transfer::Kind::kSend;
-constexpr auto kRecv = Transfer::Kind::kRecv;
-
-// Rank r's element i, distinct for all.
-Tensor Numbers(int rank, int64_t count) { return at::arange(count, at::kFloat) + 1000.0 * rank; }
 
 std::string FailureOf(int ranks, const std::function<void(const Rank&)>& fn,
                       const RunOptions& options = {}) {
@@ -27,145 +21,6 @@ std::string FailureOf(int ranks, const std::function<void(const Rank&)>& fn,
     return failure.what();
   }
   return "";
-}
-
-class LocalCommunicatorTest : public testing::TestWithParam<std::tuple<int, LocalTiming>> {
- protected:
-  int ranks() const { return std::get<0>(GetParam()); }
-  void Run(const std::function<void(Communicator&)>& fn) {
-    RunRanks(ranks(), [&fn](const Rank& rank) { fn(*rank.world.Split(0, "all")); },
-             {.timing = std::get<1>(GetParam())});
-  }
-};
-INSTANTIATE_TEST_SUITE_P(Ranks, LocalCommunicatorTest,
-                         testing::Combine(testing::Values(1, 2, 3, 4, 8),
-                                          testing::Values(LocalTiming::kAtIssue,
-                                                          LocalTiming::kAtWait)),
-                         [](const auto& info) {
-                           return std::to_string(std::get<0>(info.param)) +
-                                  (std::get<1>(info.param) == LocalTiming::kAtIssue ? "AtIssue"
-                                                                                    : "AtWait");
-                         });
-
-TEST_P(LocalCommunicatorTest, AllReduceSumsOverRanks) {
-  Run([](Communicator& all) {
-    const Tensor t = Numbers(all.rank(), 5);
-    all.AllReduceSum(t).Wait();
-    Tensor expected = at::zeros({5});
-    for (int rank = 0; rank < all.size(); ++rank) {
-      expected += Numbers(rank, 5);
-    }
-    EXPECT_TRUE(at::equal(t, expected));
-  });
-}
-
-TEST_P(LocalCommunicatorTest, AllReduceAddsHalfTypesInFloat) {
-  Run([](Communicator& all) {
-    const Tensor t = at::full({3}, 1.0 + all.rank() / 128.0, at::kBFloat16);
-    all.AllReduceSum(t).Wait();
-    double sum = 0;
-    for (int rank = 0; rank < all.size(); ++rank) {
-      sum += 1.0 + rank / 128.0;
-    }
-    EXPECT_TRUE(at::equal(t, at::full({3}, sum, at::kBFloat16)));
-  });
-}
-
-TEST_P(LocalCommunicatorTest, AllGatherStacksRanks) {
-  Run([](Communicator& all) {
-    const Tensor out = at::empty({all.size(), 2, 3});
-    all.AllGather(Numbers(all.rank(), 6).view({2, 3}), out).Wait();
-    for (int rank = 0; rank < all.size(); ++rank) {
-      EXPECT_TRUE(at::equal(out[rank], Numbers(rank, 6).view({2, 3})));
-    }
-  });
-}
-
-TEST_P(LocalCommunicatorTest, AllToAllTransposesRanksAndParts) {
-  Run([](Communicator& all) {
-    const Tensor out = at::empty({all.size(), 4});
-    all.AllToAll(Numbers(all.rank(), 4 * all.size()).view({all.size(), 4}), out).Wait();
-    for (int rank = 0; rank < all.size(); ++rank) {
-      EXPECT_TRUE(at::equal(out[rank], Numbers(rank, 4 * all.size()).view({-1, 4})[all.rank()]));
-    }
-  });
-}
-
-TEST_P(LocalCommunicatorTest, SendsAlongAChain) {
-  Run([](Communicator& all) {
-    const Tensor t = Numbers(all.rank(), 7);
-    if (all.rank() > 0) {
-      all.Recv(t, all.rank() - 1).Wait();
-    }
-    if (all.rank() + 1 < all.size()) {
-      all.Send(t, all.rank() + 1).Wait();
-    }
-    EXPECT_TRUE(at::equal(t, Numbers(0, 7)));
-  });
-}
-
-TEST_P(LocalCommunicatorTest, GroupedTransfersProgressInAnyOrder) {
-  Run([](Communicator& all) {
-    const Tensor own = Numbers(all.rank(), 3);
-    std::vector<Transfer> transfers;
-    std::vector<Tensor> received(all.size());
-    for (int i = 1; i < all.size(); ++i) {
-      const int peer = (all.rank() + i) % all.size();
-      received[peer] = at::empty({3});
-      transfers.push_back({kSend, own, peer});
-      transfers.insert(transfers.begin(), {kRecv, received[peer], peer});
-    }
-    all.Grouped(transfers).Wait();
-    for (int peer = 0; peer < all.size(); ++peer) {
-      EXPECT_TRUE(peer == all.rank() || at::equal(received[peer], Numbers(peer, 3)));
-    }
-  });
-}
-
-TEST_P(LocalCommunicatorTest, OperationsOfOneCommunicatorRunInOrder) {
-  Run([](Communicator& all) {
-    const Tensor t = Numbers(all.rank(), 1);
-    const Tensor out = at::empty({all.size(), 1});
-    Pending sum = all.AllReduceSum(t);
-    Pending gather = all.AllGather(t, out);
-    gather.Wait();
-    sum.Wait();
-    const double expected = 1000.0 * all.size() * (all.size() - 1) / 2;
-    EXPECT_TRUE(at::equal(out, at::full({all.size(), 1}, expected)));
-  });
-}
-
-TEST_P(LocalCommunicatorTest, CommunicatorsProgressSideBySide) {
-  RunRanks(ranks(),
-           [](const Rank& rank) {
-             const auto one = rank.world.Split(0, "one");
-             const auto two = rank.world.Split(0, "two");
-             const Tensor a = Numbers(rank.index(), 4);
-             const Tensor b = Numbers(rank.index(), 4);
-             Pending first = one->AllReduceSum(a);
-             Pending second = two->AllReduceSum(b);
-             if (rank.index() % 2 == 0) {
-               second.Wait();
-               first.Wait();
-             } else {
-               first.Wait();
-               second.Wait();
-             }
-             EXPECT_TRUE(at::equal(a, b));
-           },
-           {.timing = std::get<1>(GetParam())});
-}
-
-TEST_P(LocalCommunicatorTest, SplitsByColorInOrderOfRank) {
-  RunRanks(ranks(), [this](const Rank& rank) {
-    const auto parity = rank.world.Split(rank.index() % 2, "parity");
-    EXPECT_EQ(parity->rank(), rank.index() / 2);
-    EXPECT_EQ(parity->size(), (ranks() + 1 - rank.index() % 2) / 2);
-    const auto first = rank.world.Split(rank.index() == 0 ? 0 : -1, "first");
-    EXPECT_EQ(first != nullptr, rank.index() == 0);
-    const Tensor t = at::full({1}, rank.index());
-    parity->AllReduceSum(t.to(at::kFloat)).Wait();
-  });
 }
 
 TEST(LocalCommunicatorStreams, ReadsTheInputWhenTheOperationRuns) {
@@ -188,21 +43,6 @@ TEST(LocalCommunicatorStreams, ReadsTheInputWhenTheOperationRuns) {
         }
       },
       {.timing = LocalTiming::kAtWait});
-}
-
-TEST(LocalCommunicatorStreams, TransfersBothWaysInTwoCommunicators) {
-  RunRanks(2, [](const Rank& rank) {
-    const auto there = rank.world.Split(0, "there");
-    const auto back = rank.world.Split(0, "back");
-    const int peer = 1 - rank.index();
-    const Tensor in = at::empty({2});
-    const Tensor out = Numbers(rank.index(), 2);
-    Pending send = (rank.index() == 0 ? there : back)->Send(out, peer);
-    Pending receive = (rank.index() == 0 ? back : there)->Recv(in, peer);
-    receive.Wait();
-    send.Wait();
-    EXPECT_TRUE(at::equal(in, Numbers(peer, 2)));
-  });
 }
 
 TEST(LocalCommunicatorFaults, ReportsOpposingSendsAsAStall) {

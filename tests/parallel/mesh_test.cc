@@ -72,27 +72,6 @@ TEST(MeshTest, SerialHasNoCommunicators) {
   });
 }
 
-class MeshEdgesTest : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Stages, MeshEdgesTest, testing::Values(2, 3, 4, 5, 8));
-
-// Every stage sends before it receives: only separate edges let all of them through.
-TEST_P(MeshEdgesTest, EveryStageReachesTheNextAndTheLastTheFirst) {
-  const int stages = GetParam();
-  RunRanks(stages, [stages](const Rank& rank) {
-    Layout layout;
-    layout.pipefusion = stages;
-    const Mesh mesh = MakeMesh(layout, rank.world);
-    ASSERT_EQ(mesh.to_next->size(), 2);
-    ASSERT_EQ(mesh.from_previous->size(), 2);
-    const Tensor mine = at::full({1}, rank.index());
-    const Tensor received = at::full({1}, -1);
-    Pending send = mesh.to_next->Send(mine, 1 - mesh.to_next->rank());
-    mesh.from_previous->Recv(received, 1 - mesh.from_previous->rank()).Wait();
-    send.Wait();
-    EXPECT_EQ(received.item<int64_t>(), (rank.index() + stages - 1) % stages);
-  });
-}
-
 TEST(MeshTest, RefusesAWorldOfAnotherSize) {
   EXPECT_THROW(RunRanks(2, [](const Rank& rank) { MakeMesh(Layout{}, rank.world); }), RankFailure);
 }
