@@ -1,0 +1,27 @@
+# Tests on two GPUs of one host. The first list: the bodies of this folder's tests, over NCCL.
+add_library(run_ranks_nccl OBJECT run_ranks_nccl.cc)
+target_link_libraries(run_ranks_nccl PUBLIC parallel_testing patchflow_nccl PRIVATE patchflow_flags)
+target_precompile_headers(run_ranks_nccl REUSE_FROM patchflow_aten)
+
+function(patchflow_nccl_test part target)
+  add_executable(${target} ${part}_test.cc)
+  set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  target_link_libraries(${target} PRIVATE run_ranks_nccl torch_cuda patchflow_flags GTest::gmock_main)
+  patchflow_reuse_aten(${target})
+  add_test(NAME parallel/${target} COMMAND ${target} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(parallel/${target} PROPERTIES TIMEOUT 300 LABELS gpu2)
+endfunction()
+
+foreach(part communicator mesh_edges)
+  patchflow_nccl_test(${part} ${part}_over_nccl)
+endforeach()
+# Networks in bfloat16, and again in float32.
+foreach(part methods tensor_parallel ulysses ring guidance_split distrifusion)
+  patchflow_nccl_test(${part} ${part}_over_nccl)
+  set(name parallel/${part}_over_nccl_float32)
+  add_test(NAME ${name} COMMAND ${part}_over_nccl WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 300 LABELS gpu2 ENVIRONMENT PATCHFLOW_TEST_DTYPE=float32)
+endforeach()
+foreach(part nccl_communicator nccl_two_processes)
+  patchflow_nccl_test(${part} ${part})
+endforeach()
