@@ -32,8 +32,9 @@ std::string Stripped(const std::string& text) {
 absl::StatusOr<std::string> CaptionUnder(const json& holder, const char* key,
                                          const std::string& file, const std::string& place) {
   const auto found = holder.is_object() ? holder.find(key) : holder.end();
-  if (found == holder.end() || !found->is_string())
+  if (found == holder.end() || !found->is_string()) {
     return Bad(file, absl::StrCat(": ", place, ": has no text \"", key, "\""));
+  }
   std::string caption = Stripped(found->get<std::string>());
   if (caption.empty()) return Bad(file, absl::StrCat(": ", place, ": the caption is empty"));
   return caption;
@@ -44,8 +45,9 @@ Captions KarpathyCaptions(const json& images, const std::string& file) {
   for (size_t i = 0; i < images.size(); ++i) {
     const std::string place = absl::StrCat("images[", i, "]");
     const auto sentences = images[i].is_object() ? images[i].find("sentences") : images[i].end();
-    if (sentences == images[i].end() || !sentences->is_array() || sentences->empty())
+    if (sentences == images[i].end() || !sentences->is_array() || sentences->empty()) {
       return Bad(file, absl::StrCat(": ", place, ": has no \"sentences\""));
+    }
     auto caption = CaptionUnder((*sentences)[0], "raw", file, place + ".sentences[0]");
     if (!caption.ok()) return caption.status();
     captions.push_back(*std::move(caption));
@@ -60,19 +62,22 @@ Captions OfficialCaptions(const json& images, const json& annotations, const std
     auto caption = CaptionUnder(annotations[i], "caption", file, place);
     if (!caption.ok()) return caption.status();
     const auto image = annotations[i].find("image_id");
-    if (image == annotations[i].end() || !image->is_number_integer())
+    if (image == annotations[i].end() || !image->is_number_integer()) {
       return Bad(file, absl::StrCat(": ", place, ": has no number \"image_id\""));
+    }
     first_of.emplace(image->get<int64_t>(), *std::move(caption));
   }
   std::vector<std::string> captions;
   for (size_t i = 0; i < images.size(); ++i) {
     const std::string place = absl::StrCat(": images[", i, "]");
     const auto id = images[i].is_object() ? images[i].find("id") : images[i].end();
-    if (id == images[i].end() || !id->is_number_integer())
+    if (id == images[i].end() || !id->is_number_integer()) {
       return Bad(file, absl::StrCat(place, ": has no number \"id\""));
+    }
     const auto caption = first_of.find(id->get<int64_t>());
-    if (caption == first_of.end())
+    if (caption == first_of.end()) {
       return Bad(file, absl::StrCat(place, ": no annotation for its id ", id->get<int64_t>()));
+    }
     captions.push_back(caption->second);
   }
   return captions;
@@ -155,8 +160,9 @@ Captions TsvCaptions(std::istream& input, const std::string& file) {
     if (column >= fields.size()) return Bad(file, place + "has no field \"Prompt\"");
     captions.push_back(Stripped(fields[column]));
     if (captions.back().empty()) return Bad(file, place + "the caption is empty");
-    if (absl::Status status = CheckUtf8("", captions.back()); !status.ok())
+    if (absl::Status status = CheckUtf8("", captions.back()); !status.ok()) {
       return Bad(file, place + "is not UTF-8");
+    }
   }
   return captions;
 }
@@ -167,8 +173,9 @@ absl::StatusOr<std::vector<std::string>> ReadCaptions(const std::string& file) {
   const bool is_json = absl::EndsWithIgnoreCase(file, ".json");
   if (!is_json && !absl::EndsWithIgnoreCase(file, ".tsv")) return ReadLines("--captions", file);
   std::ifstream input(file, std::ios::binary);
-  if (!input || input.peek() == std::istream::traits_type::eof())
+  if (!input || input.peek() == std::istream::traits_type::eof()) {
     return Bad(file, input.eof() ? ": is empty" : ": can't be read");
+  }
   Captions captions = is_json ? JsonCaptions(input, file) : TsvCaptions(input, file);
   if (captions.ok() && captions->empty()) return Bad(file, " has no captions");
   return captions;

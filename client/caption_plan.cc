@@ -84,8 +84,9 @@ absl::Status CheckRecord(const CaptionPlan& plan, const nlohmann::json& record) 
   if (before == record) return absl::OkStatus();
   const nlohmann::json difference = nlohmann::json::diff(before, record);
   std::vector<std::string> fields;
-  for (const nlohmann::json& entry : difference)
+  for (const nlohmann::json& entry : difference) {
     fields.push_back(entry.value("path", std::string()).substr(1));
+  }
   return absl::InvalidArgumentError(
       absl::StrCat("--out: the images there were made otherwise, by ", plan.record_path, ": ",
                    absl::StrJoin(fields, ", "), "; choose another folder"));

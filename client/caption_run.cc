@@ -139,10 +139,12 @@ class CaptionRunner {
     });
     std::atomic<size_t> next = 0;
     std::vector<std::jthread> threads;
+    threads.reserve(num_threads);
     for (Interrupt& own : interrupts) {
       threads.emplace_back([&, this] {
-        for (size_t i = next++; i < numbers.size() && !own.triggered() && !gave_up_; i = next++)
+        for (size_t i = next++; i < numbers.size() && !own.triggered() && !gave_up_; i = next++) {
           Draw(numbers[i], own);
+        }
       });
     }
   }
@@ -206,8 +208,9 @@ class CaptionRunner {
                                       absl::FormatDuration(absl::Trunc(elapsed, absl::Seconds(1))))
                    << std::endl;
     }
-    if (interrupt_.triggered())
+    if (interrupt_.triggered()) {
       return Fail(console_, kExitCancelled, "interrupted; the same command goes on from here");
+    }
     if (failures_.empty()) return kExitOk;
     const ExitCode code = ExitCodeOf(failures_.begin()->second);
     if (!gave_up_) return code;
@@ -245,8 +248,9 @@ std::string CaptionProgressText(int drawn, int failed, int present, int total,
 
 int RunCaptions(const CaptionRun& run, Console& console, Interrupt& interrupt) {
   if (!run.plan.missing.empty()) {
-    if (absl::Status status = WriteFile(run.plan.record_path, run.plan.record); !status.ok())
+    if (absl::Status status = WriteFile(run.plan.record_path, run.plan.record); !status.ok()) {
       return Fail(console, kExitOther, std::string(status.message()));
+    }
   }
   return CaptionRunner(run, console, interrupt).Run();
 }

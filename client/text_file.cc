@@ -31,8 +31,9 @@ absl::StatusOr<std::vector<std::string>> ReadLines(const std::string& option,
     if (!line.empty()) lines.push_back(line);
   }
   if (!input.eof()) return absl::InvalidArgumentError(absl::StrCat(option, ": can't read ", file));
-  if (lines.empty())
+  if (lines.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(option, ": ", file, " has no prompts"));
+  }
   return lines;
 }
 
