@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "server/errors.h"
 #include "server/log.h"
 #include "server/random.h"
@@ -16,7 +17,6 @@ namespace {
 
 constexpr absl::Duration kUnknownWait = absl::Seconds(1);
 constexpr absl::Duration kLeastWait = absl::Milliseconds(50);
-constexpr double kJitter = 0.2;
 
 // Of what makes the bytes, as sent: not of the id, the stream's options or the hints.
 std::string Fingerprint(const v1::GenerateImagesRequest& request) {
@@ -29,24 +29,36 @@ std::string Fingerprint(const v1::GenerateImagesRequest& request) {
   return Sha256(content.SerializeAsString());
 }
 
-absl::Duration WithJitter(absl::Duration delay) {
-  return delay * RandomBetween(1 - kJitter, 1 + kJitter);
+std::optional<Clock::time_point> SoonerDeadline(std::optional<Clock::time_point> of_call,
+                                                const v1::SchedulingHints& hints) {
+  if (!hints.has_timeout()) {
+    return of_call;
+  }
+  const auto own = Clock::now() + ToClock(FromProto(hints.timeout()));
+  return std::min(own, of_call.value_or(own));
+}
+
+bool Keeps(const v1::GenerateImagesRequest& request) {
+  return request.scheduling().on_disconnect() == v1::DISCONNECT_POLICY_DETACH;
 }
 
 absl::Status DrainingError() {
   return WithRetry(
       MakeError(absl::StatusCode::kUnavailable, reason::kDraining, "the server is shutting down"),
-      absl::Seconds(1));
+      Jittered(absl::Seconds(1)));
 }
 
 }  // namespace
 
-Admission::Admission(Models& models, Registry& registry, Timer& timer, const Limits& limits)
-    : models_(models),
-      registry_(registry),
-      timer_(timer),
+Admission::Admission(const Parts& parts, const Limits& limits)
+    : models_(parts.models),
+      registry_(parts.registry),
+      timer_(parts.timer),
+      audit_(parts.audit),
+      store_(parts.store),
       limits_(limits),
-      server_instance_(RandomUuid()) {}
+      server_instance_(RandomUuid()),
+      rates_(limits.requests_per_second, limits.burst) {}
 
 absl::StatusOr<ServedModel*> Admission::FindModel(const std::string& name,
                                                   const std::string& field) const {
@@ -74,10 +86,23 @@ absl::StatusOr<ServedModel*> Admission::FindModel(const std::string& name,
   return found->second.get();
 }
 
-absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequest& request,
-                                                    const Caller& caller) const {
+absl::Status Admission::CheckRights(const v1::GenerateImagesRequest& request,
+                                    const Caller& caller) {
   if (draining_) {
     return DrainingError();
+  }
+  if (request.scheduling().priority() == v1::PRIORITY_HIGH && !caller.identity.high_priority) {
+    return MakeError(absl::StatusCode::kPermissionDenied, reason::kPermissionDenied,
+                     "the token has no right to scheduling.priority HIGH",
+                     {{"right", "high_priority"}});
+  }
+  return rates_.Take(caller.identity.client);
+}
+
+absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequest& request,
+                                                    const Caller& caller) {
+  if (absl::Status status = CheckRights(request, caller); !status.ok()) {
+    return status;
   }
   auto model = FindModel(request.model(), "model");
   if (!model.ok()) {
@@ -104,6 +129,8 @@ absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequ
   }
   GenerationSpec& spec = draft.spec;
   spec.request_id = request.request_id().empty() ? RandomUuid() : request.request_id();
+  spec.owner = caller.identity;
+  spec.deadline = SoonerDeadline(caller.deadline, request.scheduling());
   spec.fingerprint = Fingerprint(request);
   spec.prompt = request.prompt().text();
   spec.negative_prompt = request.prompt().negative_text();
@@ -113,6 +140,7 @@ absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequ
   if (request.scheduling().priority() != v1::PRIORITY_UNSPECIFIED) {
     spec.priority = request.scheduling().priority();
   }
+  spec.ranks = std::max(1, draft.plan.ranks());
   spec.accepted.set_plan_digest(draft.plan.plan_digest());
   spec.accepted.set_server_instance(server_instance_);
   spec.estimate = (*model)->costs().Expect(draft.plan.plan_digest(), *params);
@@ -122,7 +150,7 @@ absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequ
   if (spec.estimate.has_value()) {
     const absl::Duration run = spec.estimate->Run(*params);
     *spec.accepted.mutable_estimated_run() = ToProto(run);
-    *cost.mutable_gpu_time() = ToProto(run * std::max(1, draft.plan.ranks()));
+    *cost.mutable_gpu_time() = ToProto(run * spec.ranks);
   }
   *spec.accepted.mutable_effective() = *std::move(params);
   return draft;
@@ -161,7 +189,7 @@ absl::Status Admission::CheckDeadline(ServedModel& model, const GenerationSpec& 
 }
 
 absl::StatusOr<GenerationSpec> Admission::Check(const v1::GenerateImagesRequest& request,
-                                                const Caller& caller) const {
+                                                const Caller& caller) {
   auto draft = Prepare(request, caller);
   if (!draft.ok()) {
     return draft.status();
@@ -181,10 +209,10 @@ absl::StatusOr<std::shared_ptr<Generation>> Admission::Admit(
   auto probe = std::make_shared<Generation>(draft->spec, [](Generation&) {});
   const auto ahead = model.queue().Ahead(probe);
   Place(model, draft->spec, ahead);
-  const bool keep = request.scheduling().on_disconnect() == v1::DISCONNECT_POLICY_DETACH;
-  const std::string id = draft->spec.request_id;
+  const bool keep = Keeps(request);
+  const GenerationKey key = draft->spec.key();
   while (true) {
-    auto claimed = registry_.Claim(id, draft->spec.fingerprint, [&](std::optional<uint64_t> seed) {
+    auto claimed = registry_.Claim(key, draft->spec.fingerprint, [&](std::optional<uint64_t> seed) {
       return Make(*draft, seed, request.scheduling());
     });
     if (!claimed.ok()) {
@@ -194,20 +222,19 @@ absl::StatusOr<std::shared_ptr<Generation>> Admission::Admit(
     const bool joined = generation->Subscribe(caller.subscriber, keep);
     if (!claimed->fresh) {
       const Standing standing = generation->standing();
+      if (joined && keep) {
+        if (absl::Status status = Keep(generation, request.scheduling()); !status.ok()) {
+          generation->Unsubscribe(caller.subscriber.get(), status);
+          return status;
+        }
+      }
       if (joined || !Registry::RunsAnew(standing.status)) {
         return generation;
       }
       continue;  // It ended between the claim and now, in a way that begins anew.
     }
-    absl::Status status = CheckDeadline(model, draft->spec, ahead, caller.deadline);
-    if (status.ok()) {
-      status = model.queue().Push(generation);
-    }
+    const absl::Status status = Enqueue(*draft, generation, request, caller);
     if (!status.ok()) {
-      if (!absl::IsDeadlineExceeded(status)) {
-        const auto wait = model.EstimateWait(draft->spec.accepted.plan_digest(), ahead);
-        status = WithRetry(status, WithJitter(std::max(kLeastWait, wait.value_or(kUnknownWait))));
-      }
       generation->End(status);
       registry_.Forget(*generation);
       return status;
@@ -222,42 +249,134 @@ absl::StatusOr<std::shared_ptr<Generation>> Admission::Admit(
   }
 }
 
+absl::Status Admission::Enqueue(const Draft& draft, const std::shared_ptr<Generation>& generation,
+                                const v1::GenerateImagesRequest& request, const Caller& caller) {
+  ServedModel& model = *draft.model;
+  const auto ahead = model.queue().Ahead(generation);
+  absl::Status status = CheckDeadline(model, draft.spec, ahead, caller.deadline);
+  if (!status.ok()) {
+    return status;
+  }
+  const bool keep = Keeps(request);
+  if (keep) {
+    status = Keep(generation, request.scheduling());
+  }
+  if (status.ok()) {
+    status = model.queue().Push(generation);
+    if (!status.ok() && keep && store_ != nullptr) {
+      store_->Drop(generation->spec().key());
+    }
+  }
+  if (!status.ok()) {
+    const auto wait = model.EstimateWait(draft.spec.accepted.plan_digest(), ahead);
+    status = WithRetry(status, Jittered(std::max(kLeastWait, wait.value_or(kUnknownWait))));
+  }
+  return status;
+}
+
+absl::Status Admission::Keep(const std::shared_ptr<Generation>& generation,
+                             const v1::SchedulingHints& hints) {
+  if (store_ == nullptr) {
+    return absl::OkStatus();
+  }
+  const absl::Duration timeout =
+      hints.has_timeout() ? FromProto(hints.timeout()) : absl::InfiniteDuration();
+  if (!store_->Accept(generation, timeout).ok()) {
+    return MakeError(absl::StatusCode::kUnavailable, reason::kStoreFailed,
+                     "the generation cannot be stored, so it would not be safe to detach from it");
+  }
+  store_->Follow(generation);
+  return absl::OkStatus();
+}
+
+void Admission::Restore(StoredGeneration stored) {
+  auto found = models_.find(stored.spec.params().model());
+  ServedModel* model = found == models_.end() ? nullptr : found->second.get();
+  std::optional<absl::Duration> timeout;
+  if (stored.timeout < absl::InfiniteDuration()) {
+    timeout = std::max(absl::ZeroDuration(), stored.create_time + stored.timeout - absl::Now());
+  }
+  const GenerationKey key = stored.spec.key();
+  const std::string fingerprint = stored.spec.fingerprint;
+  const std::string model_name = stored.spec.params().model();
+  auto claimed = registry_.Claim(key, fingerprint, [&](std::optional<uint64_t>) {
+    return MakeOf(model, std::move(stored.spec), stored.create_time, timeout);
+  });
+  if (!claimed.ok() || !claimed->fresh) {
+    return;
+  }
+  Generation& generation = *claimed->generation;
+  generation.RestoreImages(std::move(stored.images));
+  store_->Follow(claimed->generation);
+  if (generation.MissingImages().empty()) {
+    generation.End(absl::OkStatus());
+  } else if (model == nullptr) {
+    generation.End(MakeError(absl::StatusCode::kNotFound, reason::kModelNotFound,
+                             absl::StrCat("model ", model_name, " is not served any more"),
+                             {{"model", model_name}}));
+  } else {
+    model->queue().PushAgain(claimed->generation);
+    if (generation.ended()) {
+      model->queue().Remove(generation);
+    }
+  }
+}
+
 std::shared_ptr<Generation> Admission::Make(Draft draft, std::optional<uint64_t> seed,
                                             const v1::SchedulingHints& hints) {
   if (seed.has_value() && draft.seed_drawn) {
     draft.spec.accepted.mutable_effective()->set_seed(*seed);
   }
-  auto timeout = std::make_shared<std::atomic<Timer::Id>>(0);
-  ServedModel& model = *draft.model;
-  auto generation =
-      std::make_shared<Generation>(std::move(draft.spec), [this, &model, timeout](Generation& g) {
-        timer_.Cancel(*timeout);
-        OnEnd(model, g);
-      });
+  std::optional<absl::Duration> timeout;
   if (hints.has_timeout()) {
-    *timeout =
-        timer_.After(FromProto(hints.timeout()), [weak = std::weak_ptr<Generation>(generation)] {
-          if (auto alive = weak.lock()) {
-            alive->End(alive->DeadlineError());
-          }
-        });
+    timeout = FromProto(hints.timeout());
+  }
+  return MakeOf(draft.model, std::move(draft.spec), absl::Now(), timeout);
+}
+
+std::shared_ptr<Generation> Admission::MakeOf(ServedModel* model, GenerationSpec spec,
+                                              absl::Time create_time,
+                                              std::optional<absl::Duration> timeout) {
+  auto timer = std::make_shared<std::atomic<Timer::Id>>(0);
+  auto generation = std::make_shared<Generation>(
+      std::move(spec),
+      [this, model, timer](Generation& g) {
+        timer_.Cancel(*timer);
+        OnEnd(model, g);
+      },
+      create_time);
+  if (timeout.has_value()) {
+    *timer = timer_.After(*timeout, [weak = std::weak_ptr<Generation>(generation)] {
+      if (auto alive = weak.lock()) {
+        alive->End(alive->DeadlineError());
+      }
+    });
   }
   return generation;
 }
 
-void Admission::OnEnd(ServedModel& model, Generation& generation) {
-  model.queue().Remove(generation);
+void Admission::OnEnd(ServedModel* model, Generation& generation) {
+  const bool was_queued = model != nullptr && model->queue().Remove(generation);
   registry_.Ended(generation);
   const Standing standing = generation.standing();
+  if (model != nullptr) {
+    model->metrics().ObserveCancellation(standing.status);
+  }
+  if (was_queued && absl::IsCancelled(standing.status)) {
+    model->metrics().cancel_queued->Observe(
+        absl::ToDoubleSeconds(absl::Now() - generation.end_time()));
+  }
   const std::string why = ReasonOf(standing.status);
   if (why == reason::kQueueFull || why == reason::kDeadlineUnmeetable) {
     return;  // It was never accepted.
   }
+  audit_.Ended(generation);
   const GenerationSpec& spec = generation.spec();
   const v1::EffectiveParams& params = spec.params();
   LogInfo(
       "generation ended",
       {{"request_id", spec.request_id},
+       {"identity", spec.owner.name},
        {"model", params.model()},
        {"state", v1::State_Name(standing.state)},
        {"reason", why},

@@ -9,10 +9,14 @@
 
 #include "absl/status/statusor.h"
 #include "patchflow/v1/image_generation.pb.h"
+#include "server/audit.h"
 #include "server/config.h"
 #include "server/generation.h"
+#include "server/identity.h"
+#include "server/rate_limiter.h"
 #include "server/registry.h"
 #include "server/served_model.h"
+#include "server/store.h"
 #include "server/timer.h"
 
 namespace patchflow {
@@ -23,13 +27,21 @@ class Admission {
   using Models = std::map<std::string, std::unique_ptr<ServedModel>>;
 
   // Everything must outlive this.
-  Admission(Models& models, Registry& registry, Timer& timer, const Limits& limits);
+  struct Parts {
+    Models& models;
+    Registry& registry;
+    Timer& timer;
+    AuditLog& audit;
+    Store* store;  // Null: generations do not outlive the process.
+  };
+  Admission(const Parts& parts, const Limits& limits);
 
   // What a call brings besides its request.
   struct Caller {
     bool unary = false;
     std::optional<Clock::time_point> deadline;
     std::shared_ptr<Generation::Subscriber> subscriber;
+    Identity identity;
   };
   // The generation, queued or joined, with the caller subscribed to it. Any status of serving.md's
   // table that can be known now; nothing is left behind then.
@@ -37,13 +49,18 @@ class Admission {
                                                     const Caller& caller);
   // All checks and the answer, but nothing runs (validate_only).
   absl::StatusOr<GenerationSpec> Check(const v1::GenerateImagesRequest& request,
-                                       const Caller& caller) const;
+                                       const Caller& caller);
+
+  // Takes up again what was accepted in an earlier life of the server and had not ended: it waits
+  // for its missing images, or ends as its timeout, or a model that is gone, demands. Before there
+  // are calls.
+  void Restore(StoredGeneration stored);
 
   // NOT_FOUND / MODEL_NOT_FOUND; INVALID_REQUEST if it is empty and there are several.
   absl::StatusOr<ServedModel*> FindModel(const std::string& name, const std::string& field) const;
 
-  // From now on everything new is refused with UNAVAILABLE / DRAINING.
-  void StartDraining() { draining_ = true; }
+  // While draining, everything new is refused with UNAVAILABLE / DRAINING.
+  void SetDraining(bool draining) { draining_ = draining; }
   const std::string& server_instance() const { return server_instance_; }
 
  private:
@@ -54,22 +71,32 @@ class Admission {
     bool seed_drawn = false;
   };
   // Validated, with everything but its place in the queue.
-  absl::StatusOr<Draft> Prepare(const v1::GenerateImagesRequest& request,
-                                const Caller& caller) const;
+  absl::StatusOr<Draft> Prepare(const v1::GenerateImagesRequest& request, const Caller& caller);
   static void Place(const ServedModel& model, GenerationSpec& spec,
                     const std::vector<std::shared_ptr<Generation>>& ahead);
+  absl::Status CheckRights(const v1::GenerateImagesRequest& request, const Caller& caller);
   absl::Status CheckDeadline(ServedModel& model, const GenerationSpec& spec,
                              const std::vector<std::shared_ptr<Generation>>& ahead,
                              std::optional<Clock::time_point> deadline) const;
+  // Puts it into the store, if there is one. UNAVAILABLE / STORE_FAILED.
+  absl::Status Keep(const std::shared_ptr<Generation>& generation,
+                    const v1::SchedulingHints& hints);
+  absl::Status Enqueue(const Draft& draft, const std::shared_ptr<Generation>& generation,
+                       const v1::GenerateImagesRequest& request, const Caller& caller);
+  std::shared_ptr<Generation> MakeOf(ServedModel* model, GenerationSpec spec,
+                                     absl::Time create_time, std::optional<absl::Duration> timeout);
   std::shared_ptr<Generation> Make(Draft draft, std::optional<uint64_t> seed,
                                    const v1::SchedulingHints& hints);
-  void OnEnd(ServedModel& model, Generation& generation);
+  void OnEnd(ServedModel* model, Generation& generation);
 
   Models& models_;
   Registry& registry_;
   Timer& timer_;
+  AuditLog& audit_;
+  Store* const store_;
   const Limits limits_;
   const std::string server_instance_;
+  RateLimiter rates_;
   std::atomic<bool> draining_ = false;
 };
 

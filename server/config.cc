@@ -40,6 +40,18 @@ void CheckAddress(MapReader& reader, const std::string& key, const std::string& 
   }
 }
 
+// [3, 5] -> "3+5": blocks of each stage.
+std::string ReadBlocks(MapReader& layout) {
+  const std::vector<std::string> counts = layout.Strings("blocks");
+  for (const std::string& count : counts) {
+    int number = 0;
+    if (!absl::SimpleAtoi(count, &number) || number < 1 || number > 1024) {
+      layout.Fault("blocks", absl::StrCat("'", count, "' is not a number of blocks, 1 to 1024"));
+    }
+  }
+  return absl::StrJoin(counts, "+");
+}
+
 // The worker checks how degrees, ranks and model fit together; here only types and ranges.
 std::string ReadLayout(MapReader layout) {
   std::vector<std::string> parts;
@@ -57,7 +69,9 @@ std::string ReadLayout(MapReader layout) {
   degree("ring", 1, 64);
   degree("tensor", 1, 64);
   degree("guidance", 1, 2);
-  degree("blocks", 1, 1024);
+  if (const std::string blocks = ReadBlocks(layout); !blocks.empty()) {
+    parts.push_back(absl::StrCat("blocks=", blocks));
+  }
   const bool cuda_graphs = layout.Boolean("cuda_graphs", true);
   if (layout.Has("cuda_graphs")) {
     parts.push_back(absl::StrCat("cuda_graphs=", cuda_graphs ? 1 : 0));
@@ -150,12 +164,21 @@ Limits ReadLimits(MapReader reader) {
   limits.max_prompt_bytes =
       static_cast<int>(reader.Integer("max_prompt_bytes", limits.max_prompt_bytes, 1, 1 << 20));
   limits.max_queue = static_cast<int>(reader.Integer("max_queue", limits.max_queue, 1, 100000));
+  limits.max_queue_work =
+      reader.Duration("max_queue_work", limits.max_queue_work, absl::Seconds(1), 365 * kDay);
+  limits.requests_per_second =
+      reader.Number("requests_per_second", limits.requests_per_second, 0, 1e6);
+  limits.burst = static_cast<int>(reader.Integer("burst", limits.burst, 1, 1000000));
   limits.max_unary_bytes =
       reader.Integer("max_unary_bytes", limits.max_unary_bytes, 1024, int64_t{1} << 30);
   limits.max_message_bytes =
       reader.Integer("max_message_bytes", limits.max_message_bytes, 64 << 10, int64_t{1} << 30);
   limits.result_bytes = reader.Integer("result_bytes", limits.result_bytes, 0, int64_t{1} << 40);
   limits.result_age = reader.Duration("result_age", limits.result_age, absl::ZeroDuration(), kDay);
+  limits.max_streams =
+      static_cast<int>(reader.Integer("max_streams", limits.max_streams, 1, 1000000));
+  limits.max_connection_age =
+      reader.Duration("max_connection_age", limits.max_connection_age, absl::Seconds(1), 20 * kDay);
   limits.slow_client_timeout = reader.Duration("slow_client_timeout", limits.slow_client_timeout,
                                                absl::Milliseconds(100), kDay);
   limits.recovery_timeout =
@@ -192,14 +215,83 @@ Supervision ReadSupervision(MapReader reader) {
   return s;
 }
 
-ServerConfig ReadServer(MapReader top, const std::string& directory) {
-  ServerConfig config;
-  MapReader server = top.Map("server");
+bool IsThisHost(const std::string& address) {
+  for (const char* prefix : {"unix:", "127.", "localhost:", "[::1]:"}) {
+    if (address.rfind(prefix, 0) == 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
+std::string ReadPath(MapReader& reader, const std::string& key, const std::string& directory) {
+  const std::string path = reader.String(key, "");
+  return path.empty() ? "" : AbsolutePath(path, directory);
+}
+
+SecurityConfig ReadSecurity(MapReader reader, const std::string& directory,
+                            const std::string& listen) {
+  SecurityConfig security;
+  MapReader tls = reader.Map("tls");
+  security.tls.certificate = ReadPath(tls, "certificate", directory);
+  security.tls.key = ReadPath(tls, "key", directory);
+  security.tls.client_ca = ReadPath(tls, "client_ca", directory);
+  security.tls.refresh =
+      tls.Duration("refresh", security.tls.refresh, absl::Milliseconds(100), kDay);
+  if (security.tls.certificate.empty() != security.tls.key.empty()) {
+    reader.Fault("tls", "'certificate' and 'key' go together");
+  }
+  if (!security.tls.client_ca.empty() && !security.tls.on()) {
+    tls.Fault("client_ca", "has no meaning without 'certificate' and 'key'");
+  }
+  tls.Finish();
+  security.tokens = ReadPath(reader, "tokens", directory);
+  if (!security.tokens.empty() && !security.tls.on() && !IsThisHost(listen)) {
+    reader.Fault("tokens", absl::StrCat("would travel unencrypted to server.listen ", listen,
+                                        ": add security.tls, or listen on this host"));
+  }
+  reader.Finish();
+  return security;
+}
+
+AuditConfig ReadAudit(MapReader reader, const std::string& directory) {
+  AuditConfig audit;
+  audit.file = ReadPath(reader, "file", directory);
+  audit.max_bytes = reader.Integer("max_bytes", audit.max_bytes, 4096, int64_t{1} << 40);
+  audit.max_files = static_cast<int>(reader.Integer("max_files", audit.max_files, 1, 1000));
+  reader.Finish();
+  return audit;
+}
+
+StoreConfig ReadStore(MapReader reader, const std::string& directory) {
+  StoreConfig store;
+  store.directory = ReadPath(reader, "directory", directory);
+  store.max_bytes = reader.Integer("max_bytes", store.max_bytes, 1 << 20, int64_t{1} << 44);
+  store.max_age = reader.Duration("max_age", store.max_age, absl::Seconds(1), 365 * kDay);
+  reader.Finish();
+  return store;
+}
+
+void ReadListeners(MapReader server, ServerConfig& config) {
   config.listen = server.String("listen", config.listen);
   config.metrics = server.String("metrics", "");
+  config.health = server.String("health", "");
+  config.admin = server.String("admin", "");
   CheckAddress(server, "listen", config.listen);
   CheckAddress(server, "metrics", config.metrics);
+  CheckAddress(server, "health", config.health);
+  CheckAddress(server, "admin", config.admin);
+  if (!config.admin.empty() && !IsThisHost(config.admin)) {
+    server.Fault("admin", absl::StrCat("'", config.admin,
+                                       "' is open to other hosts and asks for no token: take "
+                                       "127.0.0.1:PORT or unix:PATH"));
+  }
   server.Finish();
+}
+
+ServerConfig ReadServer(MapReader top, const std::string& directory) {
+  ServerConfig config;
+  ReadListeners(top.Map("server"), config);
   if (!top.Has("groups")) {
     top.Fault("groups", "is required: at least one group");
   }
@@ -218,6 +310,9 @@ ServerConfig ReadServer(MapReader top, const std::string& directory) {
   config.log.level = log.OneOf("level", "info", {"debug", "info", "warning", "error"});
   config.log.prompts = log.Boolean("prompts", false);
   log.Finish();
+  config.security = ReadSecurity(top.Map("security"), directory, config.listen);
+  config.audit = ReadAudit(top.Map("audit"), directory);
+  config.store = ReadStore(top.Map("store"), directory);
   config.worker_binary = top.String("worker_binary", "");
   if (!config.worker_binary.empty()) {
     config.worker_binary = AbsolutePath(config.worker_binary, directory);

@@ -4,6 +4,9 @@
 //   server:
 //     listen: 127.0.0.1:50051      # gRPC; port 0 takes a free one; "unix:PATH" is possible
 //     metrics: 127.0.0.1:9090      # HTTP: /metrics, /healthz, /readyz; left out: none
+//     health: 0.0.0.0:50052        # gRPC health without TLS and tokens, for probes; left out: none
+//     admin: 127.0.0.1:50053       # gRPC patchflow.admin.v1; this host or "unix:PATH" only; left
+//                                  # out: none
 //   groups:                        # each is a fixed set of ranks that makes one image at a time
 //     - name: main                 # default: the model's name, with "-2", "-3", ... if taken
 //       model: models/shapes-256   # a diffusers directory; relative to this file
@@ -22,6 +25,11 @@
 //   drain: {timeout: 60s, delay: 0s}
 //   supervision: {}                # see Supervision
 //   log: {level: info, prompts: false}
+//   security:                      # tokens need TLS unless server.listen is this host
+//     tls: {certificate: tls.crt, key: tls.key, client_ca: ca.crt, refresh: 10s}
+//     tokens: tokens.yaml          # see tokens.h
+//   audit: {file: audit.jsonl, max_bytes: 67108864, max_files: 8}
+//   store: {directory: store, max_bytes: 1073741824, max_age: 24h}  # of detached generations
 //   worker_binary: patchflow-worker   # default: beside patchflow-server
 #pragma once
 
@@ -54,11 +62,16 @@ struct Limits {
   int max_count = 8;
   int max_steps = 200;
   int max_prompt_bytes = 8192;
-  int max_queue = 256;  // Requests that wait for a group, per model.
+  int max_queue = 256;                             // Requests that wait for a group, per model.
+  absl::Duration max_queue_work = absl::Hours(1);  // Their estimated runs, summed, per model.
+  double requests_per_second = 0;                  // Of one client; 0: any number.
+  int burst = 20;                                  // Of one client at once.
   int64_t max_unary_bytes = (4 << 20) - (64 << 10);
   int64_t max_message_bytes = 4 << 20;
   int64_t result_bytes = 256 << 20;  // Finished generations kept for replay and FetchGeneration.
   absl::Duration result_age = absl::Seconds(300);
+  int max_streams = 2048;                                 // Calls at once on one connection.
+  absl::Duration max_connection_age = absl::Minutes(30);  // Then clients connect anew.
   absl::Duration slow_client_timeout = absl::Seconds(30);
   absl::Duration recovery_timeout =
       absl::Seconds(120);  // Accepted requests wait so long for a lost group.
@@ -83,14 +96,46 @@ struct LogConfig {
   bool prompts = false;
 };
 
+// Files are absolute; empty is none.
+struct TlsConfig {
+  std::string certificate;  // PEM; empty: no TLS.
+  std::string key;
+  std::string client_ca;  // Clients must show a certificate of these authorities.
+  absl::Duration refresh = absl::Seconds(10);  // The files are read again so often.
+
+  bool on() const { return !certificate.empty(); }
+};
+
+struct SecurityConfig {
+  TlsConfig tls;
+  std::string tokens;  // See tokens.h; read again with the TLS files. Empty: no token is asked for.
+};
+
+struct AuditConfig {
+  std::string file;              // Empty: no audit log.
+  int64_t max_bytes = 64 << 20;  // A file that is larger is set aside as FILE.1 ...
+  int max_files = 8;             // ... and so many of those are kept.
+};
+
+struct StoreConfig {
+  std::string directory;  // Empty: generations do not outlive the process.
+  int64_t max_bytes = int64_t{1} << 30;
+  absl::Duration max_age = absl::Hours(24);
+};
+
 struct ServerConfig {
   std::string listen = "127.0.0.1:50051";
   std::string metrics;  // Empty: no metrics listener.
+  std::string health;   // Empty: no health listener of its own.
+  std::string admin;    // Empty: no admin listener.
   std::vector<GroupConfig> groups;
   Limits limits;
   DrainConfig drain;
   Supervision supervision;
   LogConfig log;
+  SecurityConfig security;
+  AuditConfig audit;
+  StoreConfig store;
   std::string worker_binary;  // Empty: beside the server's own.
 };
 

@@ -78,6 +78,9 @@ void Dispatcher::RunGeneration(const Incarnation& worker,
       continue;
     }
     const Verdict verdict = Judge(status);
+    if (verdict != Verdict::kBusy && !parts_.group.stopped()) {
+      parts_.metrics.ObserveJobFailure(status);
+    }
     if (verdict == Verdict::kBusy && Clock::now() < busy_until &&
         parts_.group.Serving(worker.epoch)) {
       std::this_thread::sleep_for(ToClock(pause));

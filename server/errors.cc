@@ -64,6 +64,16 @@ absl::Status WithResource(absl::Status status, const std::string& type, const st
   return status;
 }
 
+absl::Status WithQuota(absl::Status status, const std::string& subject,
+                       const std::string& description) {
+  google::rpc::QuotaFailure failure;
+  auto* violation = failure.add_violations();
+  violation->set_subject(subject);
+  violation->set_description(description);
+  status.SetPayload(kQuotaFailureUrl, absl::Cord(failure.SerializeAsString()));
+  return status;
+}
+
 std::string CutText(const std::string& text, size_t bytes) {
   if (text.size() <= bytes) {
     return text;

@@ -22,12 +22,16 @@ inline constexpr char kMalformedRequest[] = "MALFORMED_REQUEST";
 inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";
 inline constexpr char kGenerationNotFound[] = "GENERATION_NOT_FOUND";
 inline constexpr char kRequestIdConflict[] = "REQUEST_ID_CONFLICT";
+inline constexpr char kUnauthenticated[] = "UNAUTHENTICATED";
+inline constexpr char kPermissionDenied[] = "PERMISSION_DENIED";
+inline constexpr char kRateLimited[] = "RATE_LIMITED";
 inline constexpr char kQueueFull[] = "QUEUE_FULL";
 inline constexpr char kGpuOutOfMemory[] = "GPU_OUT_OF_MEMORY";
 inline constexpr char kStarting[] = "STARTING";
 inline constexpr char kDraining[] = "DRAINING";
 inline constexpr char kEngineRecovering[] = "ENGINE_RECOVERING";
 inline constexpr char kEngineFailed[] = "ENGINE_FAILED";
+inline constexpr char kStoreFailed[] = "STORE_FAILED";
 inline constexpr char kPlanChanged[] = "PLAN_CHANGED";
 inline constexpr char kDeadlineUnmeetable[] = "DEADLINE_UNMEETABLE";
 inline constexpr char kDeadlineInQueue[] = "DEADLINE_IN_QUEUE";
@@ -45,6 +49,7 @@ inline constexpr char kErrorDomain[] = "patchflow";
 inline constexpr char kErrorInfoUrl[] = "type.googleapis.com/google.rpc.ErrorInfo";
 inline constexpr char kBadRequestUrl[] = "type.googleapis.com/google.rpc.BadRequest";
 inline constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
+inline constexpr char kQuotaFailureUrl[] = "type.googleapis.com/google.rpc.QuotaFailure";
 inline constexpr char kResourceInfoUrl[] = "type.googleapis.com/google.rpc.ResourceInfo";
 
 // One wrong field: "image.width", "1000 is not a multiple of 16".
@@ -69,6 +74,10 @@ absl::Status WithRetry(absl::Status status, absl::Duration delay);
 
 // The same error, about a named thing (ResourceInfo): type "patchflow.v1.Model", name "pixart".
 absl::Status WithResource(absl::Status status, const std::string& type, const std::string& name);
+
+// The same error, about a quota that is used up (QuotaFailure).
+absl::Status WithQuota(absl::Status status, const std::string& subject,
+                       const std::string& description);
 
 // At most `bytes` of text, never half a character of UTF-8; "..." at the end if something was cut.
 // bytes > 3.

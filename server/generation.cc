@@ -24,10 +24,26 @@ void Tell(const std::vector<std::shared_ptr<Generation::Subscriber>>& listeners)
 
 }  // namespace
 
-Generation::Generation(GenerationSpec spec, EndHook on_end)
-    : spec_(std::move(spec)), on_end_(std::move(on_end)), create_time_(absl::Now()) {
+Generation::Generation(GenerationSpec spec, EndHook on_end, absl::Time create_time)
+    : spec_(std::move(spec)), on_end_(std::move(on_end)), create_time_(create_time) {
   images_.resize(static_cast<size_t>(spec_.params().count()));
   standing_.queue_position = spec_.accepted.queue_position();
+}
+
+void Generation::RestoreImages(std::vector<std::shared_ptr<const EncodedImage>> images) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  images_ = std::move(images);
+  standing_.images_done = static_cast<int>(
+      std::count_if(images_.begin(), images_.end(), [](const auto& i) { return i != nullptr; }));
+}
+
+void Generation::RestoreEnd(const absl::Status& end, absl::Time end_time, v1::Completed completed) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  standing_.state = EndState(end);
+  standing_.status = end;
+  ended_at_ = Clock::now();
+  end_time_ = end_time;
+  restored_ = std::move(completed);
 }
 
 absl::Time Generation::end_time() const {
@@ -60,6 +76,20 @@ size_t Generation::bytes() const {
   return bytes;
 }
 
+size_t Generation::image_bytes() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  size_t bytes = 0;
+  for (const auto& image : images_) {
+    bytes += image == nullptr ? 0 : image->data.size();
+  }
+  return bytes;
+}
+
+absl::Duration Generation::run_time() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return absl::FromChrono(RunTime());
+}
+
 v1::Progress Generation::ProgressAt(const Standing& standing) const {
   v1::Progress progress;
   const int total = spec_.params().steps();
@@ -85,6 +115,9 @@ v1::Progress Generation::ProgressAt(const Standing& standing) const {
 
 v1::Completed Generation::completed() const {
   std::lock_guard<std::mutex> lock(mutex_);
+  if (restored_.has_value()) {
+    return *restored_;
+  }
   v1::Completed completed;
   const auto add = [&](const char* stage, absl::Duration duration) {
     auto* timing = completed.add_timings();
@@ -109,6 +142,11 @@ Clock::duration Generation::QueueTime() const {
     return queue_time_ + (Clock::now() - queued_at_);
   }
   return queue_time_;
+}
+
+Clock::duration Generation::RunTime() const {
+  const bool running = standing_.state == v1::STATE_RUNNING;
+  return run_time_ + (running ? Clock::now() - started_at_ : Clock::duration::zero());
 }
 
 std::vector<std::shared_ptr<Generation::Subscriber>> Generation::Listeners() {
@@ -171,6 +209,7 @@ bool Generation::Start() {
       return false;
     }
     queue_time_ = QueueTime();
+    started_at_ = Clock::now();
     standing_.state = v1::STATE_RUNNING;
     standing_.step = 0;
     ++standing_.progress_version;
@@ -188,6 +227,7 @@ void Generation::Requeue() {
       return;
     }
     queued_at_ = Clock::now();
+    run_time_ = RunTime();
     standing_.state = v1::STATE_QUEUED;
     standing_.step = 0;
     standing_.queue_position = 0;
@@ -304,6 +344,7 @@ void Generation::End(const absl::Status& status) {
 
 void Generation::EndLocked(std::unique_lock<std::mutex>& lock, const absl::Status& status) {
   queue_time_ = QueueTime();
+  run_time_ = RunTime();
   standing_.state = EndState(status);
   standing_.status = status;
   standing_.preview = nullptr;

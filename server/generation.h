@@ -11,10 +11,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "patchflow/v1/image_generation.pb.h"
 #include "server/clock.h"
 #include "server/cost_model.h"
+#include "server/identity.h"
 
 namespace patchflow {
 
@@ -24,9 +26,18 @@ struct EncodedImage {
   std::string data;
 };
 
+// Names a generation: each owner has request_ids of its own.
+struct GenerationKey {
+  std::string owner;
+  std::string request_id;
+
+  friend auto operator<=>(const GenerationKey&, const GenerationKey&) = default;
+};
+
 // What was accepted. Never changes.
 struct GenerationSpec {
   std::string request_id;
+  Identity owner;
   std::string fingerprint;  // Of prompt, image, sampling, output and model as sent.
   std::string prompt;
   std::string negative_prompt;
@@ -35,9 +46,12 @@ struct GenerationSpec {
   int preview_max_edge = 0;
   v1::Priority priority = v1::PRIORITY_NORMAL;
   v1::Accepted accepted;  // With plan_digest and the effective parameters.
+  int ranks = 1;          // Of the group that the plan is of.
   std::optional<Estimate> estimate;
+  std::optional<Clock::time_point> deadline;  // The sooner of the call's and the request's.
 
   const v1::EffectiveParams& params() const { return accepted.effective(); }
+  GenerationKey key() const { return {owner.name, request_id}; }
 };
 
 // Where a generation stands, at one moment.
@@ -70,7 +84,7 @@ class Generation {
   // Called once, when the generation has ended and before its subscribers hear of it.
   using EndHook = std::function<void(Generation&)>;
 
-  Generation(GenerationSpec spec, EndHook on_end);
+  Generation(GenerationSpec spec, EndHook on_end, absl::Time create_time = absl::Now());
 
   const GenerationSpec& spec() const { return spec_; }
   Clock::time_point created() const { return created_; }
@@ -80,10 +94,19 @@ class Generation {
   bool ended() const;
   // Null until image `index` is finished.
   std::shared_ptr<const EncodedImage> image(int index) const;
-  size_t bytes() const;
+  size_t bytes() const;  // Memory, about.
+  size_t image_bytes() const;
+  // Time at groups, of all attempts.
+  absl::Duration run_time() const;
   v1::Progress ProgressAt(const Standing& standing) const;
   // As it stands; complete once it has ended.
   v1::Completed completed() const;
+
+  // -- whoever made it, before anyone else knows of it
+  // Images that an earlier life of the server made, null where one is missing.
+  void RestoreImages(std::vector<std::shared_ptr<const EncodedImage>> images);
+  // And its end there, if it came to one; the hook is not called.
+  void RestoreEnd(const absl::Status& end, absl::Time end_time, v1::Completed completed);
 
   // -- subscribers
   // `keep`: it goes on without subscribers, from now on. False, and nothing done, if it has ended
@@ -120,6 +143,7 @@ class Generation {
   std::vector<std::shared_ptr<Subscriber>> Listeners();
   void EndLocked(std::unique_lock<std::mutex>& lock, const absl::Status& status);
   Clock::duration QueueTime() const;
+  Clock::duration RunTime() const;
 
   const GenerationSpec spec_;
   const EndHook on_end_;
@@ -135,8 +159,11 @@ class Generation {
   bool keep_ = false;
   Clock::time_point queued_at_ = created_;
   Clock::duration queue_time_{0};
+  Clock::time_point started_at_;
+  Clock::duration run_time_{0};  // Before started_at_, while running.
   Clock::time_point ended_at_;
   absl::Time end_time_ = absl::InfiniteFuture();
+  std::optional<v1::Completed> restored_;
   std::function<void()> stop_;
   std::vector<std::weak_ptr<Subscriber>> subscribers_;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/time/clock.h"
 #include "server/errors.h"
 
 namespace patchflow {
@@ -26,8 +27,28 @@ std::optional<Clock::time_point> DeadlineOf(const grpc::CallbackServerContext& c
   return Clock::now() + left - std::clamp(left / 20, Clock::duration::zero(), kMaxMargin);
 }
 
-GenerationCall::GenerationCall(const CallServices& services, const char* method)
-    : services_(services), method_(method) {}
+void Audit(AuditLog& audit, const CallRecord& call, const absl::Status& status,
+           Clock::duration duration, size_t bytes) {
+  audit.Call({{"method", call.method},
+              {"identity", call.identity},
+              {"peer", call.peer},
+              {"request_id", call.request_id},
+              {"model", call.model},
+              {"code", absl::StatusCodeToString(status.code())},
+              {"reason", ReasonOf(status)},
+              {"seconds", absl::ToDoubleSeconds(absl::FromChrono(duration))},
+              {"bytes", static_cast<int64_t>(bytes)}});
+}
+
+GenerationCall::GenerationCall(const CallServices& services, const char* method, std::string peer)
+    : services_(services), method_(method), peer_(std::move(peer)) {
+  services_.metrics.CallBegan(method);
+}
+
+void GenerationCall::SetCaller(const std::string& identity, const std::string& request_id) {
+  identity_ = identity;
+  request_id_ = CutText(request_id, 64);
+}
 
 void GenerationCall::Attach(std::shared_ptr<Generation> generation,
                             std::optional<Clock::time_point> deadline) {
@@ -88,10 +109,24 @@ void GenerationCall::Done() {
     finished_ = true;
   }
   if (generation != nullptr) {
-    generation->Unsubscribe(this, ClientCancelled());
+    request_id_ = generation->spec().request_id;
   }
-  services_.metrics.CallEnded(model_, method_, outcome_, Clock::now() - began_);
+  EndedCall call{model_, method_, "", outcome_, Clock::now() - began_};
+  if (generation != nullptr) {
+    generation->Unsubscribe(this, ClientCancelled());
+    const v1::EffectiveParams& params = generation->spec().params();
+    call.resolution = ResolutionOf(params);
+    if (outcome_.ok()) {
+      // Of what had ended before the call came, the whole call.
+      const absl::Duration sending =
+          std::min(absl::Now() - generation->end_time(), absl::FromChrono(call.duration));
+      services_.metrics.Sent(params.model(), sending);
+    }
+  }
+  services_.metrics.CallEnded(call);
   services_.metrics.ResponseBytes(model_, bytes_sent_);
+  Audit(services_.audit, {method_, identity_, peer_, request_id_, model_}, outcome_, call.duration,
+        bytes_sent_);
 }
 
 }  // namespace patchflow

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "server/audit.h"
 #include "server/generation.h"
 #include "server/metrics.h"
 #include "server/timer.h"
@@ -21,6 +22,7 @@ namespace patchflow {
 struct CallServices {
   Timer& timer;
   Metrics& metrics;
+  AuditLog& audit;
   absl::Duration slow_client_timeout;
 };
 
@@ -28,12 +30,24 @@ struct CallServices {
 // ms, 5 %).
 std::optional<Clock::time_point> DeadlineOf(const grpc::CallbackServerContext& context);
 
+// A call has ended: its line in the audit log.
+struct CallRecord {
+  const char* method;
+  std::string identity;
+  std::string peer;
+  std::string request_id;
+  std::string model;
+};
+void Audit(AuditLog& audit, const CallRecord& call, const absl::Status& status,
+           Clock::duration duration, size_t bytes);
+
 // Thread-safe. Lives as long as someone holds it; its gRPC reactor lives until Done(), which it
 // outlives.
 class GenerationCall : public Generation::Subscriber,
                        public std::enable_shared_from_this<GenerationCall> {
  public:
-  GenerationCall(const CallServices& services, const char* method);
+  // Counts the call as begun.
+  GenerationCall(const CallServices& services, const char* method, std::string peer);
 
   void OnChange() override { Pump(); }
   // The call waits for this generation, to which it is subscribed, until `deadline`.
@@ -42,9 +56,13 @@ class GenerationCall : public Generation::Subscriber,
   void EndWith(const absl::Status& status);
   // The client went away.
   void ClientGone();
-  // The reactor is gone. Counts the call.
+  // The reactor is gone. Counts the call, and writes it into the audit log.
   void Done();
   void SetModel(const std::string& model) { model_ = model; }
+  // Before Attach(): for the audit log.
+  void SetCaller(const std::string& identity, const std::string& request_id);
+  const std::string& model() const { return model_; }
+  Clock::time_point began() const { return began_; }
 
  protected:
   // Sends what is due, or ends the call. Calls the reactor without holding mutex_.
@@ -64,8 +82,11 @@ class GenerationCall : public Generation::Subscriber,
   void PastDeadline();
 
   const char* const method_;
+  const std::string peer_;
   const Clock::time_point began_ = Clock::now();
   std::string model_;
+  std::string identity_;
+  std::string request_id_;
   absl::Status outcome_;
   Timer::Id deadline_timer_ = 0;
 };

@@ -16,6 +16,24 @@ const char* Name(GroupState state) {
   return "";
 }
 
+const char* Name(LossKind kind) {
+  switch (kind) {
+    case LossKind::kProcessEnded:
+      return "process_ended";
+    case LossKind::kHeartbeat:
+      return "heartbeat";
+    case LossKind::kFailed:
+      return "failed";
+    case LossKind::kLoadTimeout:
+      return "load_timeout";
+    case LossKind::kStalled:
+      return "stalled";
+    case LossKind::kJob:
+      return "job";
+  }
+  return "";
+}
+
 Group::Group(GroupConfig config) : config_(std::move(config)) {}
 
 GroupState Group::state() const {
@@ -33,9 +51,9 @@ int Group::failures() const {
   return failures_;
 }
 
-int Group::restarts() const {
+std::map<LossKind, int> Group::losses() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return restarts_;
+  return losses_;
 }
 
 std::string Group::failure() const {
@@ -62,6 +80,11 @@ std::shared_ptr<Generation> Group::running() const {
   return running_;
 }
 
+worker::v1::WatchResponse Group::last_beat() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return last_beat_;
+}
+
 void Group::SetServing(std::shared_ptr<WorkerClient> client, worker::v1::DescribeResponse info) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -77,7 +100,7 @@ void Group::SetServing(std::shared_ptr<WorkerClient> client, worker::v1::Describ
   on_change_();
 }
 
-void Group::SetLost(const std::string& why) {
+void Group::SetLost(const std::string& why, LossKind kind) {
   std::function<void()> abort;
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -86,7 +109,7 @@ void Group::SetLost(const std::string& why) {
     }
     state_ = ever_served_ ? GroupState::kRecovering : GroupState::kStarting;
     ++failures_;
-    ++restarts_;
+    ++losses_[kind];
     failure_ = why;
     complaint_.reset();
     incarnation_.client = nullptr;
@@ -110,7 +133,13 @@ void Group::SetFailed(const std::string& why) {
   on_change_();
 }
 
-void Group::Beat(const worker::v1::WatchResponse& beat) { on_beat_(beat); }
+void Group::Beat(const worker::v1::WatchResponse& beat) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    last_beat_ = beat;
+  }
+  on_beat_(beat);
+}
 
 std::optional<std::string> Group::complaint() const {
   std::lock_guard<std::mutex> lock(mutex_);

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -29,6 +30,22 @@ enum class GroupState {
 
 // Lower case: "serving".
 const char* Name(GroupState state);
+
+// How a worker was lost.
+enum class LossKind {
+  kProcessEnded,
+  kHeartbeat,  // Missed, or its connection ended.
+  kFailed,     // It said so itself, or it cannot describe itself.
+  kLoadTimeout,
+  kStalled,  // Its job said nothing for too long.
+  kJob,      // It could not finish one.
+};
+inline constexpr LossKind kLossKinds[] = {LossKind::kProcessEnded, LossKind::kHeartbeat,
+                                          LossKind::kFailed,       LossKind::kLoadTimeout,
+                                          LossKind::kStalled,      LossKind::kJob};
+
+// Lower case: "process_ended".
+const char* Name(LossKind kind);
 
 // One life of the group's worker, from ready to lost.
 struct Incarnation {
@@ -56,7 +73,8 @@ class Group {
   bool ever_served() const;
   // Failures since the last completed job.
   int failures() const;
-  int restarts() const;
+  // Times that its worker was lost.
+  std::map<LossKind, int> losses() const;
   // Why its worker was lost or given up.
   std::string failure() const;
   // Of the present or last incarnation.
@@ -64,11 +82,13 @@ class Group {
   // Time since it last served; zero while it serves.
   absl::Duration OutOfServiceFor() const;
   std::shared_ptr<Generation> running() const;
+  // Its worker's last heartbeat.
+  worker::v1::WatchResponse last_beat() const;
 
   // -- its supervisor
   void SetServing(std::shared_ptr<WorkerClient> client, worker::v1::DescribeResponse info);
   // Counts a failure, unless the worker was not yet lost and ended on request.
-  void SetLost(const std::string& why);
+  void SetLost(const std::string& why, LossKind kind = LossKind::kProcessEnded);
   void SetFailed(const std::string& why);
   void Beat(const worker::v1::WatchResponse& beat);
   // What the dispatcher holds against the present worker.
@@ -105,11 +125,12 @@ class Group {
   bool stopped_ = false;
   bool ever_served_ = false;
   int failures_ = 0;
-  int restarts_ = 0;
+  std::map<LossKind, int> losses_;
   std::string failure_;
   std::optional<std::string> complaint_;
   Incarnation incarnation_;
   Clock::time_point served_until_ = Clock::now();
+  worker::v1::WatchResponse last_beat_;
   std::shared_ptr<Generation> running_;
   std::function<void()> abort_;
   std::atomic<Clock::time_point> last_event_ = Clock::now();

@@ -4,6 +4,9 @@
 #include <utility>
 #include <vector>
 
+#include "server/caller.h"
+#include "server/status.h"
+
 namespace patchflow {
 namespace {
 
@@ -11,6 +14,13 @@ using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 
 constexpr char kOurService[] = "patchflow.v1.ImageGenerationService";
+
+// Answers with an error at once; owned by gRPC.
+class Refusal final : public grpc::ServerWriteReactor<HealthCheckResponse> {
+ public:
+  explicit Refusal(const grpc::Status& status) { Finish(status); }
+  void OnDone() override { delete this; }
+};
 
 }  // namespace
 
@@ -88,9 +98,14 @@ class HealthService::Watcher : public std::enable_shared_from_this<Watcher> {
   bool finished_ = false;
 };
 
-HealthService::HealthService() {
+HealthService::HealthService(const Guard* guard) : guard_(guard) {
   Set({"", "readiness", kOurService}, false);
   Set({"liveness"}, true);
+}
+
+grpc::Status HealthService::CheckCaller(const grpc::CallbackServerContext& context) const {
+  return guard_ == nullptr ? grpc::Status::OK
+                           : ToGrpc(guard_->Check(ShownBy(context), "").status());
 }
 
 HealthService::Status HealthService::StatusOf(const std::string& service) const {
@@ -135,6 +150,10 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* cont
                                                const HealthCheckRequest* request,
                                                HealthCheckResponse* response) {
   auto* reactor = context->DefaultReactor();
+  if (grpc::Status refused = CheckCaller(*context); !refused.ok()) {
+    reactor->Finish(refused);
+    return reactor;
+  }
   const Status status = StatusOf(request->service());
   if (status == HealthCheckResponse::SERVICE_UNKNOWN) {
     reactor->Finish(grpc::Status(grpc::StatusCode::NOT_FOUND, "unknown service"));
@@ -146,7 +165,10 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* cont
 }
 
 grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(
-    grpc::CallbackServerContext* /*context*/, const HealthCheckRequest* request) {
+    grpc::CallbackServerContext* context, const HealthCheckRequest* request) {
+  if (const grpc::Status refused = CheckCaller(*context); !refused.ok()) {
+    return new Refusal(refused);
+  }
   auto watcher = std::make_shared<Watcher>(*this, request->service());
   auto* reactor = watcher->Open();
   bool shut_down = false;

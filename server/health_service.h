@@ -10,6 +10,7 @@
 #include <string>
 
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "server/guard.h"
 
 namespace patchflow {
 
@@ -20,7 +21,8 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
  public:
   using Status = grpc::health::v1::HealthCheckResponse::ServingStatus;
 
-  HealthService();
+  // Callers must show what `guard` asks for; null: nothing. It must outlive this.
+  explicit HealthService(const Guard* guard);
 
   void SetReady(bool ready);
   void SetLive(bool live);
@@ -39,9 +41,11 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
  private:
   class Watcher;
 
+  grpc::Status CheckCaller(const grpc::CallbackServerContext& context) const;
   Status StatusOf(const std::string& service) const;
   void Set(std::initializer_list<const char*> services, bool serving);
 
+  const Guard* const guard_;
   mutable std::mutex mutex_;
   std::map<std::string, Status> statuses_;
   std::set<std::shared_ptr<Watcher>> watchers_;

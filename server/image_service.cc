@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "server/caller.h"
 #include "server/clock.h"
 #include "server/errors.h"
 #include "server/raw_message.h"
@@ -22,23 +23,13 @@ google::protobuf::Timestamp ToProto(absl::Time time) {
   return proto;
 }
 
-// Parses, handles, answers: the whole of a call that does not wait.
-template <typename Request, typename Handler>
-grpc::ServerUnaryReactor* AnswerAtOnce(grpc::CallbackServerContext* context,
-                                       const grpc::ByteBuffer* bytes, grpc::ByteBuffer* out,
-                                       Handler handle) {
-  auto* reactor = context->DefaultReactor();
-  Request request;
-  absl::Status status = ParseMessage(*bytes, request);
-  if (status.ok()) {
-    auto response = handle(request);
-    status = response.status();
-    if (response.ok()) {
-      *out = SerializeMessage(*response);
-    }
+// Of requests that name one.
+template <typename Request>
+std::string RequestIdOf(const Request& request) {
+  if constexpr (requires { request.request_id(); }) {
+    return CutText(request.request_id(), 64);
   }
-  reactor->Finish(ToGrpc(status));
-  return reactor;
+  return "";
 }
 
 v1::Completed NothingRan() {
@@ -62,8 +53,50 @@ std::vector<v1::GenerateImagesResponse> OnlyValidated(const GenerationSpec& spec
 }  // namespace
 
 ImageService::ImageService(Admission& admission, Admission::Models& models, Registry& registry,
-                           const CallServices& services)
-    : admission_(admission), models_(models), registry_(registry), services_(services) {}
+                           const Guard& guard, const CallServices& services)
+    : admission_(admission),
+      models_(models),
+      registry_(registry),
+      guard_(guard),
+      services_(services) {}
+
+template <typename Request, typename Handler>
+grpc::ServerUnaryReactor* ImageService::AnswerAtOnce(Context* context, const char* method,
+                                                     const Bytes* bytes, Bytes* out,
+                                                     Handler handle) {
+  const auto began = Clock::now();
+  auto* reactor = context->DefaultReactor();
+  CallRecord record{method, "", context->peer(), "", ""};
+  auto identity = guard_.Check(ShownBy(*context), method);
+  absl::Status status = identity.status();
+  Request request;
+  if (status.ok()) {
+    record.identity = identity->name;
+    status = ParseMessage(*bytes, request);
+  }
+  if (status.ok()) {
+    record.request_id = RequestIdOf(request);
+    auto response = handle(request, *identity);
+    status = response.status();
+    if (response.ok()) {
+      *out = SerializeMessage(*response);
+    }
+  }
+  Audit(services_.audit, record, status, Clock::now() - began, out->Length());
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+std::optional<Identity> ImageService::Enter(GenerationCall& call, const Context& context,
+                                            const char* method) {
+  auto identity = guard_.Check(ShownBy(context), method);
+  if (!identity.ok()) {
+    Refused(call, "", identity.status());
+    return std::nullopt;
+  }
+  call.SetCaller(identity->name, "");
+  return *std::move(identity);
+}
 
 void ImageService::Refused(GenerationCall& call, const std::string& model,
                            const absl::Status& status) {
@@ -77,15 +110,20 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ImageService::GenerateImages(Context
       MakeStream(services_, "GenerateImages", context,
                  [](v1::GenerateImagesResponse&& message) { return SerializeMessage(message); });
   auto* reactor = stream->reactor();
+  const auto identity = Enter(*stream, *context, "GenerateImages");
+  if (!identity.has_value()) {
+    return reactor;
+  }
   v1::GenerateImagesRequest request;
   if (absl::Status status = ParseMessage(*bytes, request); !status.ok()) {
     Refused(*stream, "", status);
     return reactor;
   }
+  stream->SetCaller(identity->name, request.request_id());
   if (auto model = admission_.FindModel(request.model(), "model"); model.ok()) {
     stream->SetModel((*model)->name());
   }
-  const Admission::Caller caller{false, DeadlineOf(*context), stream};
+  const Admission::Caller caller{false, DeadlineOf(*context), stream, *identity};
   if (request.validate_only()) {
     auto checked = admission_.Check(request, caller);
     if (checked.ok()) {
@@ -96,6 +134,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ImageService::GenerateImages(Context
     return reactor;
   }
   auto generation = admission_.Admit(request, caller);
+  services_.metrics.Admitted(stream->model(), Clock::now() - stream->began());
   if (generation.ok()) {
     stream->Begin(*std::move(generation), request.stream(), caller.deadline);
   } else {
@@ -106,18 +145,23 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ImageService::GenerateImages(Context
 
 grpc::ServerUnaryReactor* ImageService::GenerateImagesUnary(Context* context, const Bytes* bytes,
                                                             Bytes* response) {
-  auto call = MakeUnary(services_, "GenerateImagesUnary", response);
+  auto call = MakeUnary(services_, "GenerateImagesUnary", *context, response);
   auto* reactor = call->reactor();
+  const auto identity = Enter(*call, *context, "GenerateImagesUnary");
+  if (!identity.has_value()) {
+    return reactor;
+  }
   v1::GenerateImagesUnaryRequest request;
   if (absl::Status status = ParseMessage(*bytes, request); !status.ok()) {
     Refused(*call, "", status);
     return reactor;
   }
   const v1::GenerateImagesRequest& inner = request.generation();
+  call->SetCaller(identity->name, inner.request_id());
   if (auto model = admission_.FindModel(inner.model(), "model"); model.ok()) {
     call->SetModel((*model)->name());
   }
-  const Admission::Caller caller{true, DeadlineOf(*context), call};
+  const Admission::Caller caller{true, DeadlineOf(*context), call, *identity};
   if (inner.validate_only()) {
     auto checked = admission_.Check(inner, caller);
     if (!checked.ok()) {
@@ -132,6 +176,7 @@ grpc::ServerUnaryReactor* ImageService::GenerateImagesUnary(Context* context, co
     return reactor;
   }
   auto generation = admission_.Admit(inner, caller);
+  services_.metrics.Admitted(call->model(), Clock::now() - call->began());
   if (generation.ok()) {
     call->Attach(*std::move(generation), caller.deadline);
   } else {
@@ -149,9 +194,14 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ImageService::FetchGeneration(Contex
         return SerializeMessage(response);
       });
   auto* reactor = stream->reactor();
+  const auto identity = Enter(*stream, *context, "FetchGeneration");
+  if (!identity.has_value()) {
+    return reactor;
+  }
   v1::FetchGenerationRequest request;
   absl::Status status = ParseMessage(*bytes, request);
   if (status.ok()) {
+    stream->SetCaller(identity->name, request.request_id());
     status = ValidateRequestId(request.request_id(), true);
   }
   if (status.ok()) {
@@ -161,7 +211,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ImageService::FetchGeneration(Contex
     stream->EndWith(status);
     return reactor;
   }
-  auto generation = registry_.Find(request.request_id());
+  auto generation = registry_.Find({identity->name, request.request_id()});
   if (!generation.ok()) {
     stream->EndWith(generation.status());
     return reactor;
@@ -172,12 +222,12 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ImageService::FetchGeneration(Contex
   return reactor;
 }
 
-absl::StatusOr<v1::GetGenerationResponse> ImageService::Get(
-    const v1::GetGenerationRequest& request) const {
+absl::StatusOr<v1::GetGenerationResponse> ImageService::Get(const v1::GetGenerationRequest& request,
+                                                            const Identity& identity) const {
   if (absl::Status status = ValidateRequestId(request.request_id(), true); !status.ok()) {
     return status;
   }
-  auto found = registry_.Find(request.request_id());
+  auto found = registry_.Find({identity.name, request.request_id()});
   if (!found.ok()) {
     return found.status();
   }
@@ -203,17 +253,19 @@ absl::StatusOr<v1::GetGenerationResponse> ImageService::Get(
 grpc::ServerUnaryReactor* ImageService::GetGeneration(Context* context, const Bytes* request,
                                                       Bytes* response) {
   return AnswerAtOnce<v1::GetGenerationRequest>(
-      context, request, response,
-      [this](const v1::GetGenerationRequest& parsed) { return Get(parsed); });
+      context, "GetGeneration", request, response,
+      [this](const v1::GetGenerationRequest& parsed, const Identity& identity) {
+        return Get(parsed, identity);
+      });
 }
 
 absl::StatusOr<v1::CancelGenerationResponse> ImageService::Cancel(
-    const v1::CancelGenerationRequest& request) {
+    const v1::CancelGenerationRequest& request, const Identity& identity) {
   if (absl::Status status = ValidateRequestId(request.request_id(), true); !status.ok()) {
     return status;
   }
   v1::CancelGenerationResponse response;
-  if (auto generation = registry_.FindOrCancelAhead(request.request_id())) {
+  if (auto generation = registry_.FindOrCancelAhead({identity.name, request.request_id()})) {
     generation->End(MakeError(absl::StatusCode::kCancelled, reason::kCancelledByRequest,
                               "CancelGeneration was called",
                               {{"request_id", request.request_id()}}));
@@ -225,15 +277,18 @@ absl::StatusOr<v1::CancelGenerationResponse> ImageService::Cancel(
 grpc::ServerUnaryReactor* ImageService::CancelGeneration(Context* context, const Bytes* request,
                                                          Bytes* response) {
   return AnswerAtOnce<v1::CancelGenerationRequest>(
-      context, request, response,
-      [this](const v1::CancelGenerationRequest& parsed) { return Cancel(parsed); });
+      context, "CancelGeneration", request, response,
+      [this](const v1::CancelGenerationRequest& parsed, const Identity& identity) {
+        return Cancel(parsed, identity);
+      });
 }
 
 grpc::ServerUnaryReactor* ImageService::ListModels(Context* context, const Bytes* request,
                                                    Bytes* response) {
   return AnswerAtOnce<v1::ListModelsRequest>(
-      context, request, response,
-      [this](const v1::ListModelsRequest&) -> absl::StatusOr<v1::ListModelsResponse> {
+      context, "ListModels", request, response,
+      [this](const v1::ListModelsRequest&,
+             const Identity&) -> absl::StatusOr<v1::ListModelsResponse> {
         v1::ListModelsResponse list;
         for (const auto& [name, model] : models_) {
           *list.add_models() = model->Describe();
@@ -245,8 +300,9 @@ grpc::ServerUnaryReactor* ImageService::ListModels(Context* context, const Bytes
 grpc::ServerUnaryReactor* ImageService::GetModel(Context* context, const Bytes* request,
                                                  Bytes* response) {
   return AnswerAtOnce<v1::GetModelRequest>(
-      context, request, response,
-      [this](const v1::GetModelRequest& parsed) -> absl::StatusOr<v1::GetModelResponse> {
+      context, "GetModel", request, response,
+      [this](const v1::GetModelRequest& parsed,
+             const Identity&) -> absl::StatusOr<v1::GetModelResponse> {
         if (parsed.name().empty()) {
           return FieldErrors(reason::kInvalidRequest, {{"name", "is required"}});
         }

@@ -3,9 +3,12 @@
 
 #include <grpcpp/server_context.h>
 
+#include <optional>
+
 #include "patchflow/v1/image_generation.grpc.pb.h"
 #include "server/admission.h"
 #include "server/generation_call.h"
+#include "server/guard.h"
 #include "server/registry.h"
 
 namespace patchflow {
@@ -24,7 +27,7 @@ class ImageService final : public RawImageService<v1::ImageGenerationService::Se
  public:
   // All must outlive this.
   ImageService(Admission& admission, Admission::Models& models, Registry& registry,
-               const CallServices& services);
+               const Guard& guard, const CallServices& services);
 
   using Context = grpc::CallbackServerContext;
   using Bytes = grpc::ByteBuffer;
@@ -44,12 +47,21 @@ class ImageService final : public RawImageService<v1::ImageGenerationService::Se
 
  private:
   void Refused(GenerationCall& call, const std::string& model, const absl::Status& status);
-  absl::StatusOr<v1::GetGenerationResponse> Get(const v1::GetGenerationRequest& request) const;
-  absl::StatusOr<v1::CancelGenerationResponse> Cancel(const v1::CancelGenerationRequest& request);
+  // Who calls, noted in the call; the call is ended if it may not.
+  std::optional<Identity> Enter(GenerationCall& call, const Context& context, const char* method);
+  // Parses, handles, answers: the whole of a call that does not wait.
+  template <typename Request, typename Handler>
+  grpc::ServerUnaryReactor* AnswerAtOnce(Context* context, const char* method, const Bytes* bytes,
+                                         Bytes* out, Handler handle);
+  absl::StatusOr<v1::GetGenerationResponse> Get(const v1::GetGenerationRequest& request,
+                                                const Identity& identity) const;
+  absl::StatusOr<v1::CancelGenerationResponse> Cancel(const v1::CancelGenerationRequest& request,
+                                                      const Identity& identity);
 
   Admission& admission_;
   Admission::Models& models_;
   Registry& registry_;
+  const Guard& guard_;
   const CallServices services_;
 };
 

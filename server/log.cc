@@ -42,25 +42,55 @@ void Write(spdlog::level::level_enum level, const char* level_name, const char* 
   if (!log.logger->should_log(level)) {
     return;
   }
-  nlohmann::ordered_json line;
-  line["time"] = absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", absl::Now(), absl::UTCTimeZone());
-  line["level"] = level_name;
-  line["msg"] = msg;
-  for (const LogField& field : fields) {
-    std::visit([&](const auto& value) { line[field.key] = value; }, field.value);
-  }
-  log.logger->log(level, line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  log.logger->log(level,
+                  spdlog::string_view_t(JsonLine({{"level", level_name}, {"msg", msg}}, fields)));
 }
+
+struct Level {
+  const char* name;
+  spdlog::level::level_enum level;
+};
+constexpr Level kLevels[] = {{"debug", spdlog::level::debug},
+                             {"info", spdlog::level::info},
+                             {"warning", spdlog::level::warn},
+                             {"error", spdlog::level::err}};
 
 }  // namespace
 
+std::string JsonLine(std::initializer_list<LogField> first,
+                     std::initializer_list<LogField> fields) {
+  nlohmann::ordered_json line;
+  line["time"] = absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", absl::Now(), absl::UTCTimeZone());
+  for (const auto& list : {first, fields}) {
+    for (const LogField& field : list) {
+      std::visit([&](const auto& value) { line[field.key] = value; }, field.value);
+    }
+  }
+  return line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 void StartLog(const LogConfig& config) {
-  Log& log = TheLog();
-  log.prompts = config.prompts;
-  log.logger->set_level(config.level == "debug"     ? spdlog::level::debug
-                        : config.level == "warning" ? spdlog::level::warn
-                        : config.level == "error"   ? spdlog::level::err
-                                                    : spdlog::level::info);
+  TheLog().prompts = config.prompts;
+  SetLogLevel(config.level);
+}
+
+bool SetLogLevel(const std::string& level) {
+  for (const Level& known : kLevels) {
+    if (level == known.name) {
+      TheLog().logger->set_level(known.level);
+      return true;
+    }
+  }
+  return false;
+}
+
+std::string LogLevel() {
+  for (const Level& known : kLevels) {
+    if (TheLog().logger->level() == known.level) {
+      return known.name;
+    }
+  }
+  return "info";
 }
 
 bool LogsPrompts() { return TheLog().prompts; }

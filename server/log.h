@@ -24,9 +24,15 @@ struct LogField {
   LogField(const char* key, int64_t value) : key(key), value(value) {}
 };
 
+// {"time": now, first..., fields...} in one line, without its end.
+std::string JsonLine(std::initializer_list<LogField> first, std::initializer_list<LogField> fields);
+
 // Sets level and choices. Lines before the first call are written with the defaults.
 void StartLog(const LogConfig& config);
 bool LogsPrompts();
+// "debug", "info", "warning", "error". False, and nothing done, for any other.
+bool SetLogLevel(const std::string& level);
+std::string LogLevel();
 
 // {"time": ..., "level": ..., "msg": msg, fields...}
 void LogDebug(const char* msg, std::initializer_list<LogField> fields = {});

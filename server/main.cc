@@ -9,7 +9,9 @@
 #include <cstdio>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include "server/check.h"
 #include "server/config.h"
 #include "server/log.h"
 #include "server/server.h"
@@ -46,6 +48,18 @@ void HandleSignals(patchflow::Server& server) {
   _exit(128 + number);
 }
 
+int Check(const std::string& config_file) {
+  auto config = patchflow::LoadConfig(config_file);
+  if (!config.ok()) {
+    std::printf("BAD   configuration\n%s\n", std::string(config.status().message()).c_str());
+    return kExitFailed;
+  }
+  std::vector<patchflow::CheckRow> rows = patchflow::CheckConfig(*config);
+  rows.insert(rows.begin(), {"configuration", patchflow::CheckRow::kGood, config_file});
+  std::fputs(patchflow::CheckTable(rows).c_str(), stdout);
+  return patchflow::CheckPassed(rows) ? 0 : kExitFailed;
+}
+
 int Run(const std::string& config_file) {
   auto config = patchflow::LoadConfig(config_file);
   if (!config.ok()) {
@@ -72,8 +86,16 @@ int main(int argc, char** argv) {
   CLI::App app{"Serves text-to-image models over gRPC."};
   std::string config_file;
   app.add_option("--config", config_file, "YAML file")->required();
+  bool check = false;
+  app.add_flag(
+      "--check", check,
+      "Look at everything that the configuration names, print a table, start nothing; exit "
+      "status 0 or 1");
   app.set_version_flag("--version", patchflow::kVersion);
   CLI11_PARSE(app, argc, argv);
+  if (check) {
+    return Check(config_file);
+  }
   const sigset_t signals = StopSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);

@@ -3,6 +3,7 @@
 #include <prometheus/text_serializer.h>
 
 #include <algorithm>
+#include <string_view>
 
 #include "server/errors.h"
 #include "server/version.h"
@@ -20,6 +21,11 @@ const Buckets& LatencyBuckets() {
                                               15,  20, 30,  45, 60, 90, 120, 180, 300, 600};
   return *buckets;
 }
+const Buckets& ShortBuckets() {
+  static const Buckets* buckets =
+      new Buckets{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1};
+  return *buckets;
+}
 const Buckets& WaitBuckets() {
   static const Buckets* buckets =
       new Buckets{.001, .005, .01, .05, .1, .5, 1, 2, 5, 10, 30, 60, 120, 300};
@@ -31,18 +37,30 @@ const Buckets& StepBuckets() {
   return *buckets;
 }
 
-constexpr const char* kCodes[] = {
-    "OK",         "CANCELLED",      "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
-    "NOT_FOUND",  "ALREADY_EXISTS", "RESOURCE_EXHAUSTED", "INTERNAL",
-    "UNAVAILABLE"};
+constexpr const char* kCodes[] = {"OK",
+                                  "CANCELLED",
+                                  "INVALID_ARGUMENT",
+                                  "DEADLINE_EXCEEDED",
+                                  "NOT_FOUND",
+                                  "INTERNAL",
+                                  "ALREADY_EXISTS",
+                                  "PERMISSION_DENIED",
+                                  "RESOURCE_EXHAUSTED",
+                                  "UNKNOWN",
+                                  "UNAUTHENTICATED",
+                                  "UNAVAILABLE"};
 constexpr const char* kMethods[] = {"GenerateImages", "GenerateImagesUnary", "FetchGeneration"};
-constexpr const char* kRejections[] = {reason::kInvalidRequest,     reason::kLimitExceeded,
-                                       reason::kMalformedRequest,   reason::kModelNotFound,
-                                       reason::kRequestIdConflict,  reason::kQueueFull,
-                                       reason::kStarting,           reason::kDraining,
-                                       reason::kEngineRecovering,   reason::kEngineFailed,
-                                       reason::kDeadlineUnmeetable, reason::kCancelledByRequest,
-                                       reason::kPoisonRequest,      reason::kInternal};
+constexpr const char* kRejections[] = {
+    reason::kInvalidRequest,   reason::kLimitExceeded,      reason::kMalformedRequest,
+    reason::kModelNotFound,    reason::kRequestIdConflict,  reason::kQueueFull,
+    reason::kStarting,         reason::kDraining,           reason::kEngineRecovering,
+    reason::kEngineFailed,     reason::kDeadlineUnmeetable, reason::kCancelledByRequest,
+    reason::kPoisonRequest,    reason::kInternal,           reason::kUnauthenticated,
+    reason::kPermissionDenied, reason::kRateLimited,        reason::kStoreFailed};
+constexpr const char* kCancellations[] = {reason::kClientCancelled, reason::kCancelledByRequest};
+constexpr const char* kJobFailures[] = {reason::kEngineFailed, reason::kGpuOutOfMemory,
+                                        reason::kNonFiniteOutput, reason::kInternal};
+constexpr char kNoModel[] = "none";
 constexpr const char* kStages[] = {"text_encode", "denoise", "vae_decode", "encode_image"};
 constexpr const char* kStates[] = {"starting", "serving", "recovering", "failed"};
 
@@ -53,13 +71,6 @@ struct Resolution {
 constexpr Resolution kResolutions[] = {{"256", 256 * 256},    {"512", 512 * 512},
                                        {"1024", 1024 * 1024}, {"2048", 2048 * 2048},
                                        {"4096", 4096 * 4096}, {"larger", INT64_MAX}};
-
-const char* ResolutionOf(const v1::EffectiveParams& params) {
-  const int64_t pixels = int64_t{params.width()} * params.height();
-  return std::find_if(std::begin(kResolutions), std::end(kResolutions),
-                      [&](const Resolution& r) { return pixels <= r.max_pixels; })
-      ->name;
-}
 
 std::string CodeName(const absl::Status& status) { return absl::StatusCodeToString(status.code()); }
 
@@ -73,36 +84,68 @@ std::string Lower(std::string text) {
 
 }  // namespace
 
-Metrics::Metrics(const std::vector<std::string>& models, const std::vector<std::string>& groups) {
+const char* ResolutionOf(const v1::EffectiveParams& params) {
+  const int64_t pixels = int64_t{params.width()} * params.height();
+  return std::find_if(std::begin(kResolutions), std::end(kResolutions),
+                      [&](const Resolution& r) { return pixels <= r.max_pixels; })
+      ->name;
+}
+
+Metrics::Metrics(const std::vector<std::string>& models, const std::vector<std::string>& groups)
+    : process_(registry_), ranks_(registry_) {
   const auto counter = [this](const char* name, const char* help) {
     return &BuildCounter().Name(name).Help(help).Register(registry_);
   };
   const auto gauge = [this](const char* name, const char* help) {
     return &BuildGauge().Name(name).Help(help).Register(registry_);
   };
+  started_ = counter("patchflow_requests_started_total", "Calls that came in.");
+  for (const char* method : kMethods) {
+    started_->Add({{"method", method}});
+  }
   requests_ = counter("patchflow_requests_total", "Calls that ended, by outcome.");
   rejected_ = counter("patchflow_requests_rejected_total", "Calls refused at admission.");
   durations_ = &BuildHistogram()
                     .Name("patchflow_request_duration_seconds")
-                    .Help("From a call's arrival to its end.")
+                    .Help(
+                        "From a call's arrival to its end; resolution: of "
+                        "calls that ended OK.")
                     .Register(registry_);
   bytes_ = counter("patchflow_response_bytes_total", "Bytes of messages sent to clients.");
-  memory_ = gauge("patchflow_gpu_memory_bytes", "Device memory of a rank.");
-  communication_ = gauge("patchflow_communication_bytes",
-                         "Bytes that a rank sent to others since its worker started.");
-  rank_up_ = gauge("patchflow_rank_up", "1 while the rank's worker sends heartbeats.");
-  heartbeat_age_ = gauge("patchflow_rank_heartbeat_age_seconds", "Since the last heartbeat.");
-  step_age_ =
-      gauge("patchflow_rank_last_step_age_seconds", "Since the rank's last step or phase began.");
   streams_open_ = &gauge("patchflow_streams_open", "Streams to clients.")->Add({});
+  for (const char* what : {"tls", "tokens"}) {
+    security_[what] = {&counter("patchflow_security_reload_failures_total",
+                                "Files that were changed and could not be used.")
+                            ->Add({{"what", what}}),
+                       &gauge("patchflow_security_files_broken",
+                              "1 while the files are broken and older ones are in use.")
+                            ->Add({{"what", what}})};
+  }
+  certificate_expiry_ = &gauge("patchflow_tls_certificate_expiry_timestamp_seconds",
+                               "End of the certificate in use, since the Unix epoch; 0: none.")
+                             ->Add({});
+  draining_ = &gauge("patchflow_draining", "1 while new requests are refused.")->Add({});
+  generations_live_ =
+      &gauge("patchflow_generations_live", "Generations that wait or run.")->Add({});
+  results_kept_ =
+      &gauge("patchflow_results_kept", "Ended generations that can be fetched.")->Add({});
+  results_kept_bytes_ =
+      &gauge("patchflow_results_kept_bytes", "Memory that ended generations hold.")->Add({});
+  store_generations_ =
+      &gauge("patchflow_store_generations", "Detached generations on disk.")->Add({});
+  store_bytes_ = &gauge("patchflow_store_bytes", "Disk that they hold.")->Add({});
+  store_failures_ =
+      &counter("patchflow_store_failures_total", "Writes to the store that failed.")->Add({});
   slow_clients_ =
       &counter("patchflow_slow_clients_total", "Streams dropped because the client did not read.")
            ->Add({});
-  gauge("patchflow_build_info", "1, with the version.")->Add({{"version", kVersion}}).Set(1);
+  gauge("patchflow_build_info", "1, with the version.")
+      ->Add({{"version", kVersion}, {"compiler", __VERSION__}})
+      .Set(1);
   for (const std::string& model : models) {
     AddModel(model);
   }
-  AddModel("none");
+  AddModel(kNoModel);
   for (const std::string& group : groups) {
     AddGroup(group);
   }
@@ -114,7 +157,9 @@ void Metrics::AddModel(const std::string& name) {
     return prometheus::Labels{{"model", name}, {key, value}};
   };
   for (const char* code : kCodes) {
-    durations_->Add(labels("code", code), LatencyBuckets());
+    if (std::string_view(code) != "OK") {
+      durations_->Add({{"model", name}, {"code", code}, {"resolution", "none"}}, LatencyBuckets());
+    }
     for (const char* method : kMethods) {
       requests_->Add({{"model", name}, {"code", code}, {"method", method}});
     }
@@ -123,8 +168,12 @@ void Metrics::AddModel(const std::string& name) {
     rejected_->Add(labels("reason", Lower(rejection)));
   }
   bytes_->Add(of_model);
-  if (name == "none") {
+  if (name == kNoModel) {
     return;
+  }
+  for (const Resolution& resolution : kResolutions) {
+    durations_->Add({{"model", name}, {"code", "OK"}, {"resolution", resolution.name}},
+                    LatencyBuckets());
   }
   const auto gauge = [&](const char* family, const char* help) {
     return &BuildGauge().Name(family).Help(help).Register(registry_).Add(of_model);
@@ -132,9 +181,9 @@ void Metrics::AddModel(const std::string& name) {
   const auto counter = [&](const char* family, const char* help) {
     return &BuildCounter().Name(family).Help(help).Register(registry_).Add(of_model);
   };
-  const auto histogram = [&](const char* family, const char* help, const Buckets& buckets,
-                             const prometheus::Labels& with) {
-    return &BuildHistogram().Name(family).Help(help).Register(registry_).Add(with, buckets);
+  const auto counter_of = [&](const char* family, const char* help, const char* why) {
+    return &BuildCounter().Name(family).Help(help).Register(registry_).Add(
+        labels("reason", Lower(why)));
   };
   ModelMetrics& m = models_[name];
   m.ready = gauge("patchflow_ready", "1 while a group serves the model.");
@@ -147,6 +196,35 @@ void Metrics::AddModel(const std::string& name) {
   m.pixels = counter("patchflow_image_pixels_total", "Pixels of images made.");
   m.steps = counter("patchflow_denoise_steps_total", "Denoising steps of images made.");
   m.reruns = counter("patchflow_reruns_total", "Runs begun again after a worker was lost.");
+  for (const char* why : kCancellations) {
+    m.cancellations[why] =
+        counter_of("patchflow_cancellations_total", "Generations that were cancelled.", why);
+  }
+  for (const char* why : kJobFailures) {
+    m.job_failures[why] =
+        counter_of("patchflow_job_failures_total", "Runs that a worker could not finish.", why);
+  }
+  AddHistograms(name, m);
+}
+
+void Metrics::AddHistograms(const std::string& name, ModelMetrics& m) {
+  const prometheus::Labels of_model{{"model", name}};
+  const auto labels = [&](const char* key, const std::string& value) {
+    return prometheus::Labels{{"model", name}, {key, value}};
+  };
+  const auto histogram = [&](const char* family, const char* help, const Buckets& buckets,
+                             const prometheus::Labels& with) {
+    return &BuildHistogram().Name(family).Help(help).Register(registry_).Add(with, buckets);
+  };
+  m.admission_time = histogram("patchflow_admission_duration_seconds",
+                               "From a request's arrival until it was queued or refused.",
+                               ShortBuckets(), of_model);
+  m.send_time =
+      histogram("patchflow_send_duration_seconds",
+                "From the last image made until its client had all.", WaitBuckets(), of_model);
+  m.first_preview =
+      histogram("patchflow_time_to_first_preview_seconds",
+                "From a request's arrival to its first preview.", LatencyBuckets(), of_model);
   const char* cancel = "patchflow_cancel_latency_seconds";
   const char* cancel_help = "From a cancellation to the group being free.";
   m.cancel_queued = histogram(cancel, cancel_help, WaitBuckets(), labels("phase", "queued"));
@@ -184,6 +262,13 @@ void Metrics::AddGroup(const std::string& name) {
   }
   g.state["starting"]->Set(1);
   g.restarts = gauge("patchflow_group_restarts", "Times that its worker was lost.", {});
+  for (LossKind kind : kLossKinds) {
+    g.losses[kind] = &BuildCounter()
+                          .Name("patchflow_worker_losses_total")
+                          .Help("Times that its worker was lost, by how.")
+                          .Register(registry_)
+                          .Add({{"group", name}, {"reason", Name(kind)}});
+  }
   g.load_time = gauge("patchflow_model_load_seconds", "From its worker's start to ready.", {});
   g.warmup_time = gauge("patchflow_warmup_seconds", "Of that, warm-up.", {});
 }
@@ -209,51 +294,71 @@ void ModelMetrics::ObserveImage(const v1::EffectiveParams& params,
   }
 }
 
-void Metrics::CallEnded(const std::string& model, const char* method, const absl::Status& status,
-                        Clock::duration duration) {
-  const std::string code = CodeName(status);
-  const std::string known = Known(model);
-  requests_->Add({{"model", known}, {"code", code}, {"method", method}}).Increment();
-  durations_->Add({{"model", known}, {"code", code}}, LatencyBuckets()).Observe(Seconds(duration));
+void ModelMetrics::ObserveJobFailure(const absl::Status& status) const {
+  const std::string why = ReasonOf(status);
+  auto found = job_failures.find(why.empty() ? reason::kEngineFailed : why);
+  if (found != job_failures.end()) {
+    found->second->Increment();
+  }
+}
+
+void ModelMetrics::ObserveCancellation(const absl::Status& status) const {
+  auto found = cancellations.find(ReasonOf(status));
+  if (found != cancellations.end()) {
+    found->second->Increment();
+  }
+}
+
+void Metrics::CallBegan(const char* method) { started_->Add({{"method", method}}).Increment(); }
+
+void Metrics::CallEnded(const EndedCall& call) {
+  const std::string code = CodeName(call.status);
+  const std::string model = Known(call.model);
+  requests_->Add({{"model", model}, {"code", code}, {"method", call.method}}).Increment();
+  const bool generated = call.status.ok() && !call.resolution.empty();
+  durations_
+      ->Add(
+          {{"model", model}, {"code", code}, {"resolution", generated ? call.resolution : "none"}},
+          LatencyBuckets())
+      .Observe(Seconds(call.duration));
 }
 
 void Metrics::Rejected(const std::string& model, const absl::Status& status) {
   rejected_->Add({{"model", Known(model)}, {"reason", Lower(ReasonOf(status))}}).Increment();
 }
 
+void Metrics::Admitted(const std::string& model, Clock::duration duration) {
+  if (auto found = models_.find(model); found != models_.end()) {
+    found->second.admission_time->Observe(Seconds(duration));
+  }
+}
+
+void Metrics::Sent(const std::string& model, absl::Duration duration) {
+  if (auto found = models_.find(model); found != models_.end()) {
+    found->second.send_time->Observe(absl::ToDoubleSeconds(duration));
+  }
+}
+
+void Metrics::FirstPreview(const std::string& model, Clock::duration duration) {
+  if (auto found = models_.find(model); found != models_.end()) {
+    found->second.first_preview->Observe(Seconds(duration));
+  }
+}
+
 void Metrics::ResponseBytes(const std::string& model, size_t bytes) {
   bytes_->Add({{"model", Known(model)}}).Increment(static_cast<double>(bytes));
 }
 
-void Metrics::Beat(const std::string& group, const worker::v1::WatchResponse& beat) {
-  std::lock_guard<std::mutex> lock(beats_mutex_);
-  beats_[group] = {Clock::now(), beat};
+void Metrics::SetStore(int64_t generations, int64_t bytes, int64_t failures) {
+  store_generations_->Set(static_cast<double>(generations));
+  store_bytes_->Set(static_cast<double>(bytes));
+  store_failures_->Increment(static_cast<double>(failures) - store_failures_->Value());
 }
 
 std::string Metrics::Text(const std::function<void()>& refresh) {
   refresh();
-  {
-    std::lock_guard<std::mutex> lock(beats_mutex_);
-    const auto now = Clock::now();
-    for (const auto& [group, last] : beats_) {
-      const double age = Seconds(now - last.when);
-      for (const auto& rank : last.beat.ranks()) {
-        const prometheus::Labels labels{{"group", group}, {"rank", std::to_string(rank.rank())}};
-        const auto memory = [&](const char* kind, uint64_t bytes) {
-          prometheus::Labels with = labels;
-          with["kind"] = kind;
-          memory_->Add(with).Set(static_cast<double>(bytes));
-        };
-        memory("used", rank.memory_used_bytes());
-        memory("peak", rank.memory_peak_bytes());
-        memory("total", rank.memory_total_bytes());
-        communication_->Add(labels).Set(static_cast<double>(rank.communication_bytes()));
-        heartbeat_age_->Add(labels).Set(age);
-        rank_up_->Add(labels).Set(age < 2.0 ? 1 : 0);
-        step_age_->Add(labels).Set(absl::ToDoubleSeconds(FromProto(rank.step_age())) + age);
-      }
-    }
-  }
+  ranks_.Refresh();
+  process_.Refresh();
   return prometheus::TextSerializer().Serialize(registry_.Collect());
 }
 

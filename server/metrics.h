@@ -20,6 +20,9 @@
 #include "patchflow/worker/v1/worker.pb.h"
 #include "server/clock.h"
 #include "server/generation.h"
+#include "server/group.h"
+#include "server/process_metrics.h"
+#include "server/rank_metrics.h"
 
 namespace patchflow {
 
@@ -39,21 +42,50 @@ struct ModelMetrics {
   prometheus::Counter* pixels;
   prometheus::Counter* steps;
   prometheus::Counter* reruns;
+  std::map<std::string, prometheus::Counter*> cancellations;  // By ErrorInfo reason.
+  std::map<std::string, prometheus::Counter*> job_failures;   // By ErrorInfo reason.
+  prometheus::Histogram* admission_time;
+  prometheus::Histogram* send_time;
+  prometheus::Histogram* first_preview;
   std::map<v1::Priority, prometheus::Histogram*> queue_wait;
   std::map<std::string, prometheus::Histogram*> stages;
   std::map<std::string, prometheus::Histogram*> step_time;  // By resolution.
 
   // One finished image.
   void ObserveImage(const v1::EffectiveParams& params, const worker::v1::ImageDone& done) const;
+  // A job that its worker could not finish: the ErrorInfo reason, ENGINE_FAILED where it has none.
+  void ObserveJobFailure(const absl::Status& status) const;
+  // A generation that ended: counted if somebody cancelled it.
+  void ObserveCancellation(const absl::Status& status) const;
 };
 
 // Of one group.
 struct GroupMetrics {
   std::map<std::string, prometheus::Gauge*> state;  // One of them is 1.
   prometheus::Gauge* restarts;
+  std::map<LossKind, prometheus::Counter*> losses;
   prometheus::Gauge* load_time;
   prometheus::Gauge* warmup_time;
 };
+
+// Of files that are read again while the server runs.
+struct SecurityMetrics {
+  prometheus::Counter* failures;
+  prometheus::Gauge* broken;
+};
+
+// A call that has ended.
+struct EndedCall {
+  std::string model;  // As asked for; counts as "none" if there is none of this name.
+  const char* method = "";
+  std::string resolution;  // ResolutionOf() what was generated; empty if nothing was.
+  absl::Status status;
+  Clock::duration duration{};
+};
+
+// The smallest of "256", "512", "1024", "2048", "4096" whose square holds so many pixels, else
+// "larger".
+const char* ResolutionOf(const v1::EffectiveParams& params);
 
 class Metrics {
  public:
@@ -61,17 +93,31 @@ class Metrics {
   Metrics(const std::vector<std::string>& models, const std::vector<std::string>& groups);
 
   ModelMetrics& model(const std::string& name) { return models_.at(name); }
+  // "tls", "tokens".
+  SecurityMetrics& security(const std::string& what) { return security_.at(what); }
   GroupMetrics& group(const std::string& name) { return groups_.at(name); }
 
-  // A call has ended. An unknown model counts as "none".
-  void CallEnded(const std::string& model, const char* method, const absl::Status& status,
-                 Clock::duration duration);
+  // Every call that began ends: what has begun less what has ended is open.
+  void CallBegan(const char* method);
+  void CallEnded(const EndedCall& call);
   // A call was refused at admission, by its ErrorInfo reason.
   void Rejected(const std::string& model, const absl::Status& status);
+  // Admission took so long, whatever came of it.
+  void Admitted(const std::string& model, Clock::duration duration);
+  // A call sent all that it had to, so long after the last image was made.
+  void Sent(const std::string& model, absl::Duration duration);
+  void FirstPreview(const std::string& model, Clock::duration duration);
   void ResponseBytes(const std::string& model, size_t bytes);
   prometheus::Gauge& streams_open() { return *streams_open_; }
   prometheus::Counter& slow_clients() { return *slow_clients_; }
-  void Beat(const std::string& group, const worker::v1::WatchResponse& beat);
+  // Since the Unix epoch; 0 without TLS.
+  prometheus::Gauge& certificate_expiry() { return *certificate_expiry_; }
+  prometheus::Gauge& draining() { return *draining_; }
+  prometheus::Gauge& generations_live() { return *generations_live_; }
+  prometheus::Gauge& results_kept() { return *results_kept_; }
+  prometheus::Gauge& results_kept_bytes() { return *results_kept_bytes_; }
+  void SetStore(int64_t generations, int64_t bytes, int64_t failures);
+  RankMetrics& ranks() { return ranks_; }
 
   // The text for Prometheus. `refresh` is called first: it sets the gauges that are read from
   // elsewhere.
@@ -79,30 +125,31 @@ class Metrics {
 
  private:
   void AddModel(const std::string& name);
+  void AddHistograms(const std::string& name, ModelMetrics& m);
   void AddGroup(const std::string& name);
   std::string Known(const std::string& model) const;
 
   prometheus::Registry registry_;
   std::map<std::string, ModelMetrics> models_;
   std::map<std::string, GroupMetrics> groups_;
+  std::map<std::string, SecurityMetrics> security_;
+  ProcessMetrics process_;
+  RankMetrics ranks_;
+  prometheus::Family<prometheus::Counter>* started_;
   prometheus::Family<prometheus::Counter>* requests_;
   prometheus::Family<prometheus::Counter>* rejected_;
   prometheus::Family<prometheus::Histogram>* durations_;
   prometheus::Family<prometheus::Counter>* bytes_;
-  prometheus::Family<prometheus::Gauge>* memory_;
-  prometheus::Family<prometheus::Gauge>* communication_;
-  prometheus::Family<prometheus::Gauge>* rank_up_;
-  prometheus::Family<prometheus::Gauge>* heartbeat_age_;
-  prometheus::Family<prometheus::Gauge>* step_age_;
   prometheus::Gauge* streams_open_;
+  prometheus::Gauge* certificate_expiry_;
+  prometheus::Gauge* draining_;
+  prometheus::Gauge* generations_live_;
+  prometheus::Gauge* results_kept_;
+  prometheus::Gauge* results_kept_bytes_;
+  prometheus::Gauge* store_generations_;
+  prometheus::Gauge* store_bytes_;
+  prometheus::Counter* store_failures_;
   prometheus::Counter* slow_clients_;
-
-  std::mutex beats_mutex_;
-  struct LastBeat {
-    Clock::time_point when;
-    worker::v1::WatchResponse beat;
-  };
-  std::map<std::string, LastBeat> beats_;
 };
 
 }  // namespace patchflow

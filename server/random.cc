@@ -32,4 +32,6 @@ double RandomBetween(double low, double high) {
   return low + (high - low) * static_cast<double>(RandomSeed()) / static_cast<double>(1ULL << 53);
 }
 
+absl::Duration Jittered(absl::Duration delay) { return delay * RandomBetween(0.8, 1.2); }
+
 }  // namespace patchflow

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/time/time.h"
+
 namespace patchflow {
 
 uint64_t RandomBits();
@@ -13,5 +15,7 @@ uint64_t RandomSeed();
 std::string RandomUuid();
 // Uniform in [low, high).
 double RandomBetween(double low, double high);
+// The delay, 20 % more or less, so that clients told to come back don't come back at once.
+absl::Duration Jittered(absl::Duration delay);
 
 }  // namespace patchflow

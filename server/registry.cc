@@ -24,30 +24,31 @@ bool Registry::RunsAnew(const absl::Status& status) {
 Registry::Registry(size_t max_bytes, absl::Duration max_age, Now now)
     : max_bytes_(max_bytes), max_age_(ToClock(max_age)), now_(std::move(now)) {}
 
-absl::StatusOr<Registry::Claimed> Registry::Claim(const std::string& request_id,
+absl::StatusOr<Registry::Claimed> Registry::Claim(const GenerationKey& key,
                                                   const std::string& fingerprint,
                                                   const Make& make) {
+  Remember(key);
   std::shared_ptr<Generation> replaced;
   std::lock_guard<std::mutex> lock(mutex_);
   ExpireLocked();
-  if (cancelled_.count(request_id) != 0) {
+  if (cancelled_.count(key) != 0) {
     return MakeError(absl::StatusCode::kCancelled, reason::kCancelledByRequest,
-                     absl::StrCat("request ", request_id, " was cancelled before it came"),
-                     {{"request_id", request_id}});
+                     absl::StrCat("request ", key.request_id, " was cancelled before it came"),
+                     {{"request_id", key.request_id}});
   }
   if (poisoned_.count(fingerprint) != 0) {
     return PoisonError();
   }
   std::optional<uint64_t> seed;
-  auto found = known_.find(request_id);
+  auto found = known_.find(key);
   if (found != known_.end()) {
     Generation& generation = *found->second;
     if (generation.spec().fingerprint != fingerprint) {
       return WithResource(
           MakeError(absl::StatusCode::kAlreadyExists, reason::kRequestIdConflict,
-                    absl::StrCat("request_id ", request_id, " belongs to another request"),
-                    {{"request_id", request_id}}),
-          "patchflow.v1.Generation", request_id);
+                    absl::StrCat("request_id ", key.request_id, " belongs to another request"),
+                    {{"request_id", key.request_id}}),
+          "patchflow.v1.Generation", key.request_id);
     }
     const Standing standing = generation.standing();
     if (!standing.ended() || !RunsAnew(standing.status)) {
@@ -58,36 +59,55 @@ absl::StatusOr<Registry::Claimed> Registry::Claim(const std::string& request_id,
     known_.erase(found);
   }
   Claimed claimed{make(seed), true};
-  known_[request_id] = claimed.generation;
+  known_[key] = claimed.generation;
   ++live_;
   return claimed;
 }
 
-absl::StatusOr<std::shared_ptr<Generation>> Registry::Find(const std::string& request_id) {
+void Registry::Remember(const GenerationKey& key) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (known_.count(key) != 0) {
+      return;
+    }
+  }
+  auto recalled = recall_(key);
+  if (recalled == nullptr) {
+    return;
+  }
+  const size_t bytes = recalled->bytes();
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (known_.emplace(key, recalled).second) {
+    KeepLocked(key, *recalled, bytes);
+  }
+}
+
+absl::StatusOr<std::shared_ptr<Generation>> Registry::Find(const GenerationKey& key) {
+  Remember(key);
   std::lock_guard<std::mutex> lock(mutex_);
   ExpireLocked();
-  auto found = known_.find(request_id);
+  auto found = known_.find(key);
   if (found == known_.end()) {
     return WithResource(
         MakeError(absl::StatusCode::kNotFound, reason::kGenerationNotFound,
-                  absl::StrCat("no generation ", request_id, "; ended ones are kept for ",
+                  absl::StrCat("no generation ", key.request_id, "; ended ones are kept for ",
                                absl::FormatDuration(absl::FromChrono(max_age_))),
-                  {{"request_id", request_id}}),
-        "patchflow.v1.Generation", request_id);
+                  {{"request_id", key.request_id}}),
+        "patchflow.v1.Generation", key.request_id);
   }
   return found->second;
 }
 
-std::shared_ptr<Generation> Registry::FindOrCancelAhead(const std::string& request_id) {
+std::shared_ptr<Generation> Registry::FindOrCancelAhead(const GenerationKey& key) {
   std::lock_guard<std::mutex> lock(mutex_);
   ExpireLocked();
-  auto found = known_.find(request_id);
+  auto found = known_.find(key);
   if (found != known_.end()) {
     return found->second;
   }
   const auto now = now_();
-  if (cancelled_.emplace(request_id, now).second) {
-    cancelled_order_.emplace_back(now, request_id);
+  if (cancelled_.emplace(key, now).second) {
+    cancelled_order_.emplace_back(now, key);
   }
   while (cancelled_order_.size() > kMaxCancelledAhead) {
     cancelled_.erase(cancelled_order_.front().second);
@@ -97,23 +117,27 @@ std::shared_ptr<Generation> Registry::FindOrCancelAhead(const std::string& reque
 }
 
 void Registry::Ended(Generation& generation) {
-  const std::string& id = generation.spec().request_id;
+  const GenerationKey key = generation.spec().key();
   const size_t bytes = generation.bytes();
   std::lock_guard<std::mutex> lock(mutex_);
-  auto found = known_.find(id);
+  auto found = known_.find(key);
   if (found == known_.end() || found->second.get() != &generation) {
     return;
   }
   --live_;
-  kept_.push_back({id, &generation, bytes, now_()});
-  kept_bytes_ += bytes;
+  KeepLocked(key, generation, bytes);
   ExpireLocked();
+}
+
+void Registry::KeepLocked(const GenerationKey& key, Generation& generation, size_t bytes) {
+  kept_.push_back({key, &generation, bytes, now_()});
+  kept_bytes_ += bytes;
 }
 
 void Registry::Forget(const Generation& generation) {
   std::shared_ptr<Generation> dropped;
   std::lock_guard<std::mutex> lock(mutex_);
-  auto found = known_.find(generation.spec().request_id);
+  auto found = known_.find(generation.spec().key());
   if (found != known_.end() && found->second.get() == &generation) {
     dropped = std::move(found->second);
     known_.erase(found);
@@ -146,7 +170,7 @@ void Registry::ExpireLocked() {
 
 void Registry::DropOldest() {
   const Kept& oldest = kept_.front();
-  auto found = known_.find(oldest.request_id);
+  auto found = known_.find(oldest.key);
   if (found != known_.end() && found->second.get() == oldest.generation) {
     known_.erase(found);
   }
@@ -157,7 +181,7 @@ void Registry::DropOldest() {
 std::vector<std::shared_ptr<Generation>> Registry::Live() const {
   std::vector<std::shared_ptr<Generation>> live;
   std::lock_guard<std::mutex> lock(mutex_);
-  for (const auto& [id, generation] : known_) {
+  for (const auto& [key, generation] : known_) {
     if (!generation->ended()) {
       live.push_back(generation);
     }

@@ -1,4 +1,4 @@
-// The generations that the server knows, by request_id.
+// The generations that the server knows, by owner and request_id.
 #pragma once
 
 #include <cstdint>
@@ -29,11 +29,16 @@ class Registry {
   // `seed`: what an earlier run of the same request drew.
   using Make = std::function<std::shared_ptr<Generation>(std::optional<uint64_t> seed)>;
 
+  // A generation that ended in an earlier life of the server, or long ago; null if there is none.
+  using Recall = std::function<std::shared_ptr<Generation>(const GenerationKey& key)>;
+
   // Whether a generation that ended so is run anew when its request comes again.
   static bool RunsAnew(const absl::Status& status);
 
   Registry(
       size_t max_bytes, absl::Duration max_age, Now now = [] { return Clock::now(); });
+  // Before there are threads: asked for what is not known here, without locks held.
+  void SetRecall(Recall recall) { recall_ = std::move(recall); }
 
   struct Claimed {
     std::shared_ptr<Generation> generation;
@@ -44,15 +49,15 @@ class Registry {
   // DEADLINE_EXCEEDED, the client gone) is made anew, with the same seed; any other outcome is
   // replayed. ALREADY_EXISTS / REQUEST_ID_CONFLICT; CANCELLED / CANCELLED_BY_REQUEST if it was
   // cancelled before it came; INTERNAL / POISON_REQUEST if workers died at this fingerprint.
-  absl::StatusOr<Claimed> Claim(const std::string& request_id, const std::string& fingerprint,
+  absl::StatusOr<Claimed> Claim(const GenerationKey& key, const std::string& fingerprint,
                                 const Make& make);
 
-  // NOT_FOUND / GENERATION_NOT_FOUND.
-  absl::StatusOr<std::shared_ptr<Generation>> Find(const std::string& request_id);
+  // NOT_FOUND / GENERATION_NOT_FOUND, also for what belongs to another owner.
+  absl::StatusOr<std::shared_ptr<Generation>> Find(const GenerationKey& key);
 
   // The generation to cancel; null after noting the cancellation for a generation that has not
   // come.
-  std::shared_ptr<Generation> FindOrCancelAhead(const std::string& request_id);
+  std::shared_ptr<Generation> FindOrCancelAhead(const GenerationKey& key);
 
   // `generation` has ended: keeps it for a while. Nothing if it is not the one known by its id.
   void Ended(Generation& generation);
@@ -70,25 +75,29 @@ class Registry {
 
  private:
   struct Kept {
-    std::string request_id;
+    GenerationKey key;
     const Generation* generation;
     size_t bytes;
     Clock::time_point ended;
   };
+  // Keeps what the recall knows of `key`, if it is not known here.
+  void Remember(const GenerationKey& key);
+  void KeepLocked(const GenerationKey& key, Generation& generation, size_t bytes);
   void ExpireLocked();
   void DropOldest();
 
   const size_t max_bytes_;
   const Clock::duration max_age_;
   const Now now_;
+  Recall recall_ = [](const GenerationKey&) { return nullptr; };
 
   mutable std::mutex mutex_;
-  std::map<std::string, std::shared_ptr<Generation>> known_;
+  std::map<GenerationKey, std::shared_ptr<Generation>> known_;
   std::deque<Kept> kept_;  // Oldest first. May name generations that a later run has replaced.
   size_t kept_bytes_ = 0;
   size_t live_ = 0;
-  std::map<std::string, Clock::time_point> cancelled_;
-  std::deque<std::pair<Clock::time_point, std::string>> cancelled_order_;
+  std::map<GenerationKey, Clock::time_point> cancelled_;
+  std::deque<std::pair<Clock::time_point, GenerationKey>> cancelled_order_;
   std::map<std::string, Clock::time_point> poisoned_;
 };
 

@@ -8,7 +8,9 @@
 namespace patchflow {
 namespace {
 
-int Rank(v1::Priority priority) {
+constexpr double kUnknownCost = 1;  // Device seconds.
+
+int ClassOf(v1::Priority priority) {
   switch (priority) {
     case v1::PRIORITY_HIGH:
       return 0;
@@ -19,35 +21,82 @@ int Rank(v1::Priority priority) {
   }
 }
 
-}  // namespace
-
-bool PriorityThenArrival(const QueueEntry& a, const QueueEntry& b, Clock::time_point /*now*/) {
-  if (a.again != b.again) {
-    return a.again;
-  }
-  const int rank_a = Rank(a.generation->spec().priority);
-  const int rank_b = Rank(b.generation->spec().priority);
-  return rank_a != rank_b ? rank_a < rank_b : a.arrival < b.arrival;
+absl::Duration WorkOf(const Generation& generation) {
+  const GenerationSpec& spec = generation.spec();
+  return spec.estimate.has_value() ? spec.estimate->Run(spec.params()) : absl::ZeroDuration();
 }
 
-RequestQueue::RequestQueue(size_t capacity, QueueOrder order)
-    : capacity_(capacity), order_(std::move(order)) {}
+double CostOf(const Generation& generation) {
+  const v1::Cost& cost = generation.spec().accepted.cost();
+  return cost.has_gpu_time() ? absl::ToDoubleSeconds(FromProto(cost.gpu_time())) : kUnknownCost;
+}
+
+}  // namespace
+
+RequestQueue::RequestQueue(const QueueBounds& bounds) : bounds_(bounds) {}
+
+RequestQueue::Key RequestQueue::KeyOf(const Entry& entry, Clock::time_point now) const {
+  const GenerationSpec& spec = entry.generation->spec();
+  const absl::Duration waited = absl::FromChrono(now - entry.generation->created());
+  absl::Duration rest;
+  const int64_t lifted = absl::IDivDuration(waited, bounds_.ageing, &rest);
+  const auto priority = std::max<int64_t>(0, ClassOf(spec.priority) - std::max<int64_t>(0, lifted));
+  return {!entry.again, static_cast<int>(priority), shares_.ShareOf(spec.owner.client),
+          spec.deadline.value_or(Clock::time_point::max()), entry.arrival};
+}
+
+bool RequestQueue::HasPlan(const Entry& entry, const std::string& plan_digest) {
+  return entry.generation->spec().accepted.plan_digest() == plan_digest;
+}
+
+absl::Status RequestQueue::CheckBounds(const Generation& generation) const {
+  if (closed_) {
+    return MakeError(absl::StatusCode::kUnavailable, reason::kDraining,
+                     "the server is shutting down");
+  }
+  const ErrorMetadata facts{{"depth", absl::StrCat(entries_.size())},
+                            {"capacity", absl::StrCat(bounds_.requests)},
+                            {"queued_work_ms", absl::StrCat(absl::ToInt64Milliseconds(work_))},
+                            {"max_work_ms", absl::StrCat(absl::ToInt64Milliseconds(bounds_.work))}};
+  if (entries_.size() >= bounds_.requests) {
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, reason::kQueueFull,
+        absl::StrCat("the queue is full: ", entries_.size(), " of ", bounds_.requests, " wait"),
+        facts);
+  }
+  if (!entries_.empty() && work_ + WorkOf(generation) > bounds_.work) {
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, reason::kQueueFull,
+        absl::StrCat("the queue is full: work of ", absl::ToInt64Milliseconds(work_), " ms waits, ",
+                     absl::ToInt64Milliseconds(WorkOf(generation)), " ms more would pass ",
+                     absl::ToInt64Milliseconds(bounds_.work), " ms"),
+        facts);
+  }
+  return absl::OkStatus();
+}
+
+void RequestQueue::Insert(std::shared_ptr<Generation> generation, bool again) {
+  const Generation* key = generation.get();
+  shares_.Enter(generation->spec().owner.client);
+  work_ += WorkOf(*generation);
+  entries_[key] = {std::move(generation), again, ++last_arrival_};
+}
+
+std::shared_ptr<Generation> RequestQueue::Drop(Entries::iterator entry) {
+  auto generation = std::move(entry->second.generation);
+  entries_.erase(entry);
+  work_ -= WorkOf(*generation);
+  shares_.Leave(generation->spec().owner.client);
+  return generation;
+}
 
 absl::Status RequestQueue::Push(std::shared_ptr<Generation> generation) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (closed_) {
-      return MakeError(absl::StatusCode::kUnavailable, reason::kDraining,
-                       "the server is shutting down");
+    if (absl::Status status = CheckBounds(*generation); !status.ok()) {
+      return status;
     }
-    if (entries_.size() >= capacity_) {
-      return MakeError(
-          absl::StatusCode::kResourceExhausted, reason::kQueueFull,
-          absl::StrCat("the queue is full: ", entries_.size(), " of ", capacity_, " wait"),
-          {{"depth", absl::StrCat(entries_.size())}, {"capacity", absl::StrCat(capacity_)}});
-    }
-    const Generation* key = generation.get();
-    entries_[key] = {std::move(generation), false, ++last_arrival_};
+    Insert(std::move(generation), false);
   }
   changed_.notify_all();
   return absl::OkStatus();
@@ -56,8 +105,7 @@ absl::Status RequestQueue::Push(std::shared_ptr<Generation> generation) {
 void RequestQueue::PushAgain(std::shared_ptr<Generation> generation) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    const Generation* key = generation.get();
-    entries_[key] = {std::move(generation), true, ++last_arrival_};
+    Insert(std::move(generation), true);
   }
   changed_.notify_all();
 }
@@ -69,15 +117,22 @@ std::shared_ptr<Generation> RequestQueue::Pop(const std::string& plan_digest, ab
   while (true) {
     const auto now = Clock::now();
     auto first = entries_.end();
+    Key least;
     for (auto it = entries_.begin(); it != entries_.end(); ++it) {
-      if (it->second.generation->spec().accepted.plan_digest() == plan_digest &&
-          (first == entries_.end() || order_(it->second, first->second, now))) {
-        first = it;
+      if (HasPlan(it->second, plan_digest)) {
+        const Key key = KeyOf(it->second, now);
+        if (first == entries_.end() || key < least) {
+          first = it;
+          least = key;
+        }
       }
     }
     if (first != entries_.end()) {
+      const double cost = first->second.again ? 0 : CostOf(*first->second.generation);
       auto generation = std::move(first->second.generation);
       entries_.erase(first);
+      work_ -= WorkOf(*generation);
+      shares_.Serve(generation->spec().owner.client, cost);
       return generation;
     }
     if ((closed_ && entries_.empty()) || interrupts_ != interrupts || now >= until) {
@@ -108,37 +163,33 @@ std::vector<std::shared_ptr<Generation>> RequestQueue::Take(
   std::vector<std::shared_ptr<Generation>> taken;
   std::lock_guard<std::mutex> lock(mutex_);
   for (auto it = entries_.begin(); it != entries_.end();) {
-    if (!plan_digest.has_value() ||
-        it->second.generation->spec().accepted.plan_digest() == *plan_digest) {
-      taken.push_back(std::move(it->second.generation));
-      it = entries_.erase(it);
-    } else {
-      ++it;
+    const auto entry = it++;
+    if (!plan_digest.has_value() || HasPlan(entry->second, *plan_digest)) {
+      taken.push_back(Drop(entry));
     }
   }
   return taken;
 }
 
-void RequestQueue::Remove(const Generation& generation) {
+bool RequestQueue::Remove(const Generation& generation) {
   std::shared_ptr<Generation> dropped;
   std::lock_guard<std::mutex> lock(mutex_);
   auto found = entries_.find(&generation);
-  if (found != entries_.end()) {
-    dropped = std::move(found->second.generation);
-    entries_.erase(found);
+  if (found == entries_.end()) {
+    return false;
   }
+  dropped = Drop(found);
+  return true;
 }
 
 std::vector<std::shared_ptr<Generation>> RequestQueue::Ahead(
     const std::shared_ptr<Generation>& generation) const {
   std::vector<std::shared_ptr<Generation>> ahead;
-  const QueueEntry probe{generation, false, UINT64_MAX};
   const auto now = Clock::now();
   std::lock_guard<std::mutex> lock(mutex_);
+  const Key own = KeyOf({generation, false, UINT64_MAX}, now);
   for (const auto& [key, entry] : entries_) {
-    if (entry.generation->spec().accepted.plan_digest() ==
-            generation->spec().accepted.plan_digest() &&
-        order_(entry, probe, now)) {
+    if (HasPlan(entry, generation->spec().accepted.plan_digest()) && KeyOf(entry, now) < own) {
       ahead.push_back(entry.generation);
     }
   }
@@ -167,21 +218,27 @@ absl::Duration RequestQueue::OldestAge() const {
   return entries_.empty() ? absl::ZeroDuration() : absl::FromChrono(Clock::now() - oldest);
 }
 
+absl::Duration RequestQueue::Work() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return work_;
+}
+
 std::vector<std::shared_ptr<Generation>> RequestQueue::InOrder() const {
-  std::vector<QueueEntry> entries;
+  std::vector<std::pair<Key, std::shared_ptr<Generation>>> keyed;
   {
+    const auto now = Clock::now();
     std::lock_guard<std::mutex> lock(mutex_);
+    keyed.reserve(entries_.size());
     for (const auto& [key, entry] : entries_) {
-      entries.push_back(entry);
+      keyed.emplace_back(KeyOf(entry, now), entry.generation);
     }
   }
-  const auto now = Clock::now();
-  std::sort(entries.begin(), entries.end(),
-            [&](const QueueEntry& a, const QueueEntry& b) { return order_(a, b, now); });
+  std::sort(keyed.begin(), keyed.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<std::shared_ptr<Generation>> generations;
-  generations.reserve(entries.size());
-  for (QueueEntry& entry : entries) {
-    generations.push_back(std::move(entry.generation));
+  generations.reserve(keyed.size());
+  for (auto& [key, generation] : keyed) {
+    generations.push_back(std::move(generation));
   }
   return generations;
 }

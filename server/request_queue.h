@@ -3,42 +3,40 @@
 
 #include <condition_variable>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "server/fair_share.h"
 #include "server/generation.h"
 
 namespace patchflow {
 
-struct QueueEntry {
-  std::shared_ptr<Generation> generation;
-  bool again = false;    // A group had it before and could not finish it.
-  uint64_t arrival = 0;  // Rises with every push.
+struct QueueBounds {
+  size_t requests = 256;
+  absl::Duration work = absl::InfiniteDuration();  // Sum of the estimated runs.
+  absl::Duration ageing = absl::Seconds(60);       // Waiting that lifts by one class of priority.
 };
 
-// Whether `a` runs before `b`, as seen at `now`. A strict weak order.
-using QueueOrder =
-    std::function<bool(const QueueEntry& a, const QueueEntry& b, Clock::time_point now)>;
-
-// What a group had before, then higher priority, then arrival.
-bool PriorityThenArrival(const QueueEntry& a, const QueueEntry& b, Clock::time_point now);
-
-// Bounded and thread-safe. Push never blocks. Whoever ends a queued
-// generation removes it.
+// Bounded and thread-safe. What a group had before and could not finish runs first; then goes the
+// higher class of priority after ageing, within it the client that was served least, of its
+// requests the one with the earliest deadline, and then the one that came first. Push never blocks.
+// Whoever ends a queued generation removes it.
 class RequestQueue {
  public:
-  explicit RequestQueue(size_t capacity, QueueOrder order = PriorityThenArrival);
+  explicit RequestQueue(const QueueBounds& bounds);
 
-  // RESOURCE_EXHAUSTED / QUEUE_FULL; UNAVAILABLE / DRAINING once closed.
+  // RESOURCE_EXHAUSTED / QUEUE_FULL when either bound would be passed, though an empty queue takes
+  // work of any length; UNAVAILABLE / DRAINING once closed.
   absl::Status Push(std::shared_ptr<Generation> generation);
-  // Puts back one that a group could not finish; takes no notice of the bound, or of Close().
+  // Puts back one that a group could not finish, or one that was accepted in an earlier life of the
+  // server; takes no notice of the bounds, or of Close().
   void PushAgain(std::shared_ptr<Generation> generation);
   // The next of that plan; null after `wait`, or at once when Interrupt() is called or the queue is
   // closed and empty.
@@ -50,27 +48,46 @@ class RequestQueue {
   // Empties it; the caller ends what it gets. `plan_digest`: only that plan.
   std::vector<std::shared_ptr<Generation>> Take(
       const std::optional<std::string>& plan_digest = std::nullopt);
-  // Drops a generation that has ended. Nothing if it is not queued.
-  void Remove(const Generation& generation);
+  // Drops a generation that has ended; whether it was queued.
+  bool Remove(const Generation& generation);
 
   // What would run before `generation` if it were pushed now, of its plan.
   std::vector<std::shared_ptr<Generation>> Ahead(
       const std::shared_ptr<Generation>& generation) const;
   size_t size() const;
   size_t SizeOf(const std::string& plan_digest) const;
-  size_t capacity() const { return capacity_; }
+  size_t capacity() const { return bounds_.requests; }
+  // Sum of the estimated runs; what is unknown counts nothing.
+  absl::Duration Work() const;
   // Time since the oldest was pushed.
   absl::Duration OldestAge() const;
   // In the order in which they would run now.
   std::vector<std::shared_ptr<Generation>> InOrder() const;
 
  private:
-  const size_t capacity_;
-  const QueueOrder order_;
+  struct Entry {
+    std::shared_ptr<Generation> generation;
+    bool again = false;
+    uint64_t arrival = 0;  // Rises with every push.
+  };
+  using Entries = std::map<const Generation*, Entry>;
+  // Lower runs sooner: (not again, class, share, deadline, arrival).
+  using Key = std::tuple<bool, int, double, Clock::time_point, uint64_t>;
+
+  Key KeyOf(const Entry& entry, Clock::time_point now) const;
+  static bool HasPlan(const Entry& entry, const std::string& plan_digest);
+  absl::Status CheckBounds(const Generation& generation) const;
+  void Insert(std::shared_ptr<Generation> generation, bool again);
+  // Takes it out without serving it.
+  std::shared_ptr<Generation> Drop(Entries::iterator entry);
+
+  const QueueBounds bounds_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::map<const Generation*, QueueEntry> entries_;
+  Entries entries_;
+  FairShare shares_;
+  absl::Duration work_;
   uint64_t last_arrival_ = 0;
   uint64_t interrupts_ = 0;
   bool closed_ = false;

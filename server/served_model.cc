@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
+#include "server/random.h"
 
 namespace patchflow {
 namespace {
@@ -39,7 +40,7 @@ absl::Duration LoadTime(const std::vector<Group*>& groups) {
 absl::Status RecoveringError(const std::vector<Group*>& groups) {
   return WithRetry(MakeError(absl::StatusCode::kUnavailable, reason::kEngineRecovering,
                              "the model's groups were lost and are starting again"),
-                   LoadTime(groups));
+                   Jittered(LoadTime(groups)));
 }
 
 absl::Status FailedError() {
@@ -55,7 +56,8 @@ ServedModel::ServedModel(std::string name, std::vector<Group*> groups, const Lim
       groups_(std::move(groups)),
       limits_(limits),
       metrics_(metrics),
-      queue_(static_cast<size_t>(limits.max_queue)) {}
+      queue_(QueueBounds{.requests = static_cast<size_t>(limits.max_queue),
+                         .work = limits.max_queue_work}) {}
 
 bool ServedModel::ready() const {
   return std::any_of(groups_.begin(), groups_.end(),
@@ -124,7 +126,7 @@ absl::StatusOr<worker::v1::DescribeResponse> ServedModel::ChoosePlan() const {
     return WithRetry(
         MakeError(absl::StatusCode::kUnavailable, reason::kStarting,
                   absl::StrCat("model ", name_, " is being loaded"), {{"model", name_}}),
-        absl::Seconds(1));
+        Jittered(absl::Seconds(1)));
   }
   std::map<std::string, std::pair<double, double>> load;  // Plan -> requests, groups.
   for (const Group* group : candidates) {
@@ -208,6 +210,11 @@ absl::Duration ServedModel::BestWait(const std::string& plan_digest,
 }
 
 void ServedModel::EndHopeless(absl::Duration recovery_timeout) {
+  for (const Group* group : groups_) {
+    if (group->state() == GroupState::kStarting) {
+      return;  // What an earlier life of the server accepted may be of its plan.
+    }
+  }
   bool all_failed = true;
   absl::Duration out = absl::InfiniteDuration();
   for (const Group* group : groups_) {

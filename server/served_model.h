@@ -49,7 +49,7 @@ class ServedModel {
 
   // Ends what waits for a plan that no group has any more (PLAN_CHANGED), and everything that waits
   // once no group has served for `recovery_timeout` (ENGINE_RECOVERING) or ever will
-  // (ENGINE_FAILED).
+  // (ENGINE_FAILED). Nothing while a group has never been ready.
   void EndHopeless(absl::Duration recovery_timeout);
   // Tells the queued how many are before them.
   void TellPositions();

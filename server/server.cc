@@ -1,27 +1,17 @@
 #include "server/server.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/grpcpp.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "server/admission.h"
-#include "server/dispatcher.h"
+#include "absl/time/clock.h"
+#include "server/caller.h"
 #include "server/errors.h"
-#include "server/group.h"
 #include "server/grpc_worker_client.h"
-#include "server/health_service.h"
-#include "server/image_service.h"
 #include "server/log.h"
-#include "server/metrics.h"
-#include "server/metrics_http.h"
-#include "server/registry.h"
-#include "server/served_model.h"
-#include "server/supervisor.h"
-#include "server/timer.h"
+#include "server/random.h"
+#include "server/server_parts.h"
 #include "server/version.h"
 
 namespace patchflow {
@@ -67,47 +57,53 @@ std::vector<std::string> GroupNames(const ServerConfig& config) {
 absl::Status DrainedError() {
   return WithRetry(MakeError(absl::StatusCode::kUnavailable, reason::kDraining,
                              "the server shut down before the images were made"),
-                   absl::Seconds(1));
+                   Jittered(absl::Seconds(1)));
 }
 
 }  // namespace
 
-// Built from the top, destroyed by ~Server from the bottom.
-struct Server::Parts {
-  explicit Parts(const ServerConfig& config)
-      : timer(std::make_unique<Timer>()),
-        metrics(ModelNames(config), GroupNames(config)),
-        registry(static_cast<size_t>(config.limits.result_bytes), config.limits.result_age),
-        admission(models, registry, *timer, config.limits),
-        images(admission, models, registry,
-               CallServices{*timer, metrics, config.limits.slow_client_timeout}) {}
+Server::Parts::Parts(const ServerConfig& config, std::unique_ptr<AuditLog> audit_log,
+                     std::unique_ptr<Store> opened_store, AdminActions actions)
+    : timer(std::make_unique<Timer>()),
+      metrics(ModelNames(config), GroupNames(config)),
+      audit(std::move(audit_log)),
+      store(std::move(opened_store)),
+      registry(static_cast<size_t>(config.limits.result_bytes), config.limits.result_age),
+      admission({models, registry, *timer, *audit, store.get()}, config.limits),
+      images(admission, models, registry, guard,
+             CallServices{*timer, metrics, *audit, config.limits.slow_client_timeout}),
+      health(&guard),
+      probes(nullptr),
+      admin(std::move(actions)) {}
 
-  std::unique_ptr<Timer> timer;
-  Metrics metrics;
-  std::vector<std::unique_ptr<Group>> groups;
-  Admission::Models models;
-  Registry registry;
-  Admission admission;
-  ImageService images;
-  HealthService health;
-  std::unique_ptr<MetricsHttp> http;
-  std::unique_ptr<grpc::Server> grpc;
-  std::vector<std::unique_ptr<Supervisor>> supervisors;
-  std::vector<std::unique_ptr<Dispatcher>> dispatchers;
-};
-
-Server::Server(const ServerConfig& config)
-    : config_(config), parts_(std::make_unique<Parts>(config_)) {}
+Server::Server(const ServerConfig& config, std::unique_ptr<AuditLog> audit,
+               std::unique_ptr<Store> store)
+    : config_(config),
+      parts_(std::make_unique<Parts>(
+          config_, std::move(audit), std::move(store),
+          AdminActions{[this] { return Status(); }, [this] { return Workers(); },
+                       [this] { return DrainForAdmin(); }, [this] { return Resume(); }})) {}
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config) {
-  std::unique_ptr<Server> server(new Server(config));
-  server->MakeModels();
-  absl::Status status = server->Listen();
-  if (status.ok()) {
-    status = server->StartWorkers();
+  auto audit = AuditLog::Open(config.audit);
+  if (!audit.ok()) {
+    return audit.status();
   }
-  if (!status.ok()) {
-    return status;
+  std::unique_ptr<Store> store;
+  if (!config.store.directory.empty()) {
+    auto opened = Store::Open(config.store);
+    if (!opened.ok()) {
+      return opened.status();
+    }
+    store = *std::move(opened);
+  }
+  std::unique_ptr<Server> server(new Server(config, *std::move(audit), std::move(store)));
+  server->MakeModels();
+  for (auto step :
+       {&Server::Restore, &Server::OpenSecurity, &Server::OpenListeners, &Server::StartWorkers}) {
+    if (absl::Status status = (server.get()->*step)(); !status.ok()) {
+      return status;
+    }
   }
   server->Tick();
   return server;
@@ -118,7 +114,7 @@ void Server::MakeModels() {
     auto group = std::make_unique<Group>(config);
     group->OnChange([this] { UpdateHealth(); });
     group->OnBeat([this, name = config.name](const worker::v1::WatchResponse& beat) {
-      parts_->metrics.Beat(name, beat);
+      parts_->metrics.ranks().Beat(name, beat);
     });
     parts_->groups.push_back(std::move(group));
   }
@@ -134,27 +130,105 @@ void Server::MakeModels() {
   }
 }
 
-absl::Status Server::Listen() {
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort(config_.listen, grpc::InsecureServerCredentials(), &port);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // A port in use must be refused.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
-  builder.SetMaxReceiveMessageSize(static_cast<int>(config_.limits.max_message_bytes));
-  builder.SetMaxSendMessageSize(-1);
-  builder.RegisterService(&parts_->images);
-  builder.RegisterService(&parts_->health);
-  parts_->grpc = builder.BuildAndStart();
-  if (parts_->grpc == nullptr || port == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("server.listen: cannot listen on ", config_.listen, ": is it in use?"));
+absl::Status Server::Restore() {
+  if (parts_->store == nullptr) {
+    return absl::OkStatus();
   }
-  listen_address_ = config_.listen;
-  if (listen_address_.rfind("unix:", 0) != 0) {
-    listen_address_ = absl::StrCat(config_.listen.substr(0, config_.listen.rfind(':')), ":", port);
+  parts_->registry.SetRecall(
+      [&store = *parts_->store](const GenerationKey& key) -> std::shared_ptr<Generation> {
+        auto stored = store.FindEnded(key);
+        if (!stored.has_value()) {
+          return nullptr;
+        }
+        auto generation = std::make_shared<Generation>(
+            std::move(stored->spec), [](Generation&) {}, stored->create_time);
+        generation->RestoreImages(std::move(stored->images));
+        generation->RestoreEnd(*stored->end, stored->end_time, std::move(stored->completed));
+        return generation;
+      });
+  auto unfinished = parts_->store->Unfinished();
+  if (!unfinished.ok()) {
+    return unfinished.status();
+  }
+  LogInfo("store opened", {{"directory", config_.store.directory},
+                           {"unfinished", static_cast<int64_t>(unfinished->size())}});
+  for (StoredGeneration& stored : *unfinished) {
+    parts_->admission.Restore(std::move(stored));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Server::OpenSecurity() {
+  auto files = SecurityFiles::Open(config_.security, parts_->guard, parts_->metrics);
+  if (!files.ok()) {
+    return files.status();
+  }
+  parts_->files = *std::move(files);
+  if (parts_->files->pair().has_value()) {
+    auto tls = TlsCredentials::Make(*parts_->files->pair());
+    if (!tls.ok()) {
+      return tls.status();
+    }
+    parts_->tls = *std::move(tls);
+    if (parts_->guard.asks_tokens()) {
+      parts_->tls->credentials()->SetAuthMetadataProcessor(MakeReflectionGuard(parts_->guard));
+    }
+  }
+  parts_->files->Watch([this](const TlsPair& pair) { return parts_->tls->Replace(pair); });
+  return absl::OkStatus();
+}
+
+absl::Status Server::OpenPublicListener() {
+  ListenerOptions options;
+  options.key = "server.listen";
+  options.address = config_.listen;
+  options.credentials =
+      parts_->tls == nullptr ? grpc::InsecureServerCredentials() : parts_->tls->credentials();
+  options.services = {&parts_->images, &parts_->health};
+  // Nothing can guard reflection without TLS (see MakeReflectionGuard).
+  options.reflection = parts_->tls != nullptr || !parts_->guard.asks_tokens();
+  options.max_message_bytes = config_.limits.max_message_bytes;
+  options.max_streams = config_.limits.max_streams;
+  options.max_connection_age = config_.limits.max_connection_age;
+  auto listener = Listen(options);
+  if (listener.ok()) {
+    parts_->listener = *std::move(listener);
+    listen_address_ = parts_->listener.address;
+  }
+  return listener.status();
+}
+
+absl::Status Server::OpenListeners() {
+  if (absl::Status status = OpenPublicListener(); !status.ok()) {
+    return status;
+  }
+  struct Plain {
+    const char* key;
+    const std::string& address;
+    grpc::Service* service;
+    bool reflection;
+    Listener& listener;
+    std::string& taken;
+  };
+  for (const Plain& plain : {Plain{"server.health", config_.health, &parts_->probes, false,
+                                   parts_->health_listener, health_address_},
+                             Plain{"server.admin", config_.admin, &parts_->admin, true,
+                                   parts_->admin_listener, admin_address_}}) {
+    if (plain.address.empty()) {
+      continue;
+    }
+    ListenerOptions options;
+    options.key = plain.key;
+    options.address = plain.address;
+    options.credentials = grpc::InsecureServerCredentials();
+    options.services = {plain.service};
+    options.reflection = plain.reflection;
+    auto listener = Listen(options);
+    if (!listener.ok()) {
+      return listener.status();
+    }
+    plain.listener = *std::move(listener);
+    plain.taken = plain.listener.address;
   }
   if (!config_.metrics.empty()) {
     auto http = MetricsHttp::Start(
@@ -191,6 +265,10 @@ absl::Status Server::StartWorkers() {
   }
   LogInfo("listening", {{"listen", listen_address_},
                         {"metrics", metrics_address_},
+                        {"health", health_address_},
+                        {"admin", admin_address_},
+                        {"tls", parts_->tls != nullptr},
+                        {"tokens", parts_->guard.asks_tokens()},
                         {"version", kVersion},
                         {"server_instance", parts_->admission.server_instance()}});
   for (size_t i = 0; i < parts_->groups.size(); ++i) {
@@ -218,12 +296,12 @@ Server::~Server() {
   }
   parts_->dispatchers.clear();
   parts_->supervisors.clear();
+  parts_->files.reset();
   parts_->health.Shutdown();
-  if (parts_->grpc != nullptr) {
-    parts_->grpc->Shutdown(absl::ToChronoTime(absl::Now() + kLastWrites));
-    parts_->grpc->Wait();
-    parts_->grpc.reset();
-  }
+  parts_->probes.Shutdown();
+  parts_->listener.Stop(kLastWrites);
+  parts_->health_listener.Stop(kLastWrites);
+  parts_->admin_listener.Stop(kLastWrites);
   parts_->http.reset();
   parts_->timer.reset();
   if (!socket_directory_.empty()) {
@@ -244,39 +322,33 @@ void Server::Tick() {
 }
 
 void Server::UpdateHealth() {
-  parts_->health.SetReady(!draining_ &&
-                          std::all_of(parts_->models.begin(), parts_->models.end(),
-                                      [](const auto& entry) { return entry.second->ready(); }));
+  const bool ready = !draining_ && !drained_by_admin_ &&
+                     std::all_of(parts_->models.begin(), parts_->models.end(),
+                                 [](const auto& entry) { return entry.second->ready(); });
+  parts_->health.SetReady(ready);
+  parts_->probes.SetReady(ready);
 }
 
-void Server::RefreshMetrics() {
-  for (const auto& [name, model] : parts_->models) {
-    const ModelMetrics& metrics = model->metrics();
-    metrics.ready->Set(model->ready() ? 1 : 0);
-    metrics.queue_depth->Set(static_cast<double>(model->queue().size()));
-    metrics.queue_capacity->Set(static_cast<double>(model->queue().capacity()));
-    metrics.queue_oldest->Set(absl::ToDoubleSeconds(model->queue().OldestAge()));
-    const auto waiting = model->queue().InOrder();
-    absl::Duration wait;
-    if (auto plan = model->ChoosePlan(); plan.ok()) {
-      wait = model->EstimateWait(plan->plan_digest(), waiting).value_or(absl::ZeroDuration());
-    }
-    metrics.estimated_wait->Set(absl::ToDoubleSeconds(wait));
-    metrics.running->Set(static_cast<double>(
-        std::count_if(model->groups().begin(), model->groups().end(),
-                      [](const Group* group) { return group->running() != nullptr; })));
+admin::v1::DrainResponse Server::DrainForAdmin() {
+  LogInfo("drained by an operator");
+  drained_by_admin_ = true;
+  parts_->admission.SetDraining(true);
+  UpdateHealth();
+  admin::v1::DrainResponse response;
+  response.set_live_generations(static_cast<int64_t>(parts_->registry.live()));
+  return response;
+}
+
+absl::Status Server::Resume() {
+  if (draining_) {
+    return MakeError(absl::StatusCode::kUnavailable, reason::kDraining,
+                     "the process is about to end");
   }
-  for (const auto& group : parts_->groups) {
-    const GroupMetrics& metrics = parts_->metrics.group(group->config().name);
-    for (const auto& [state, gauge] : metrics.state) {
-      gauge->Set(state == Name(group->state()) ? 1 : 0);
-    }
-    metrics.restarts->Set(group->restarts());
-    if (auto info = group->info()) {
-      metrics.load_time->Set(absl::ToDoubleSeconds(FromProto(info->load_time())));
-      metrics.warmup_time->Set(absl::ToDoubleSeconds(FromProto(info->warmup_time())));
-    }
-  }
+  LogInfo("resumed by an operator");
+  drained_by_admin_ = false;
+  parts_->admission.SetDraining(false);
+  UpdateHealth();
+  return absl::OkStatus();
 }
 
 bool Server::WaitUntilDone() {
@@ -296,6 +368,7 @@ void Server::Stop() {
 void Server::GiveUp(const std::string& why) {
   LogError("a group is given up", {{"why", why}});
   parts_->health.SetLive(false);
+  parts_->probes.SetLive(false);
   {
     std::lock_guard<std::mutex> lock(mutex_);
     given_up_ = true;
@@ -310,7 +383,7 @@ void Server::Drain() {
   draining_ = true;
   UpdateHealth();
   std::this_thread::sleep_for(ToClock(config_.drain.delay));
-  parts_->admission.StartDraining();
+  parts_->admission.SetDraining(true);
   const auto until = Clock::now() + ToClock(config_.drain.timeout);
   const auto streams_gone = [this] { return parts_->metrics.streams_open().Value() <= 0; };
   while (Clock::now() < until && !(Idle() && streams_gone())) {

@@ -9,27 +9,30 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "patchflow/admin/v1/admin.pb.h"
+#include "server/audit.h"
 #include "server/config.h"
-
-namespace grpc {
-class Server;
-}  // namespace grpc
+#include "server/store.h"
 
 namespace patchflow {
 
 class Server {
  public:
-  // Listens, answers health at once, and starts the workers. UNAVAILABLE if an address is in use;
-  // NOT_FOUND if there is no worker program.
+  // Listens, answers health at once, and starts the workers. UNAVAILABLE if an address is in use or
+  // a file cannot be opened; NOT_FOUND if there is no worker program, or no file of tokens;
+  // INVALID_ARGUMENT if the files of security cannot be used.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerConfig& config);
   // Ends whatever still runs, without waiting for it.
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  // With the ports that were taken. The second is empty without a metrics listener.
+  // With the ports that were taken; empty where there is no such listener.
   const std::string& listen_address() const { return listen_address_; }
   const std::string& metrics_address() const { return metrics_address_; }
+  const std::string& health_address() const { return health_address_; }
+  const std::string& admin_address() const { return admin_address_; }
 
   // Waits until Stop() is called or a group is given up; true if the latter.
   bool WaitUntilDone();
@@ -42,22 +45,33 @@ class Server {
  private:
   struct Parts;
 
-  explicit Server(const ServerConfig& config);
+  Server(const ServerConfig& config, std::unique_ptr<AuditLog> audit, std::unique_ptr<Store> store);
   void MakeModels();
-  absl::Status Listen();
+  absl::Status Restore();
+  absl::Status OpenSecurity();
+  absl::Status OpenPublicListener();
+  absl::Status OpenListeners();
   absl::Status StartWorkers();
   void Tick();
   void UpdateHealth();
   void RefreshMetrics();
+  admin::v1::GetStatusResponse Status();
+  admin::v1::ListWorkersResponse Workers();
+  admin::v1::DrainResponse DrainForAdmin();
+  absl::Status Resume();
   bool Idle() const;
   void GiveUp(const std::string& why);
 
   const ServerConfig config_;
   std::string listen_address_;
   std::string metrics_address_;
+  std::string health_address_;
+  std::string admin_address_;
   std::string socket_directory_;
   std::unique_ptr<Parts> parts_;
-  std::atomic<bool> draining_ = false;
+  const absl::Time started_ = absl::Now();
+  std::atomic<bool> draining_ = false;  // For good.
+  std::atomic<bool> drained_by_admin_ = false;
   std::atomic<bool> ticking_ = true;
 
   std::mutex mutex_;

@@ -17,7 +17,7 @@ class StreamCall final : public Stream {
  public:
   StreamCall(const CallServices& services, const char* method, grpc::CallbackServerContext* context,
              EncodeMessage encode)
-      : Stream(services, method), context_(context), encode_(std::move(encode)) {}
+      : Stream(services, method, context->peer()), context_(context), encode_(std::move(encode)) {}
 
   // Owned by gRPC, and holds its call until gRPC is done with both.
   class Reactor final : public Writer {
@@ -69,6 +69,7 @@ class StreamCall final : public Stream {
     std::optional<absl::Status> end = forced_end_;
     if (!end.has_value()) {
       if (auto message = Next(&end)) {
+        NoteFirstPreview(*message);
         buffer_ = encode_(*std::move(message));
         bytes_sent_ += buffer_.Length();
         busy_ = true;
@@ -102,6 +103,14 @@ class StreamCall final : public Stream {
       *end = absl::OkStatus();
     }
     return std::nullopt;
+  }
+
+  // Under mutex_.
+  void NoteFirstPreview(const v1::GenerateImagesResponse& message) {
+    if (message.has_preview() && !preview_sent_) {
+      preview_sent_ = true;
+      services_.metrics.FirstPreview(model(), Clock::now() - began());
+    }
   }
 
   void WriteDone(bool ok) {
@@ -166,6 +175,7 @@ class StreamCall final : public Stream {
   std::deque<v1::GenerateImagesResponse> only_;
   bool only_these_ = false;
   bool busy_ = false;  // A write is under way.
+  bool preview_sent_ = false;
   bool dropping_ = false;
   grpc::ByteBuffer buffer_;
   Clock::time_point write_began_;

@@ -42,7 +42,7 @@ bool Supervisor::StoppedWithin(absl::Duration wait) {
 void Supervisor::Run() {
   const Supervision& rules = options_.supervision;
   while (auto loss = RunOnce()) {
-    group_.SetLost(loss->why);
+    group_.SetLost(loss->why, loss->kind);
     const int failures = group_.failures();
     LogError(
         "worker lost",
@@ -117,10 +117,11 @@ std::unique_ptr<WatchCall> Supervisor::StartWatch(WorkerClient& client) {
 std::optional<Supervisor::Fault> Supervisor::Greet(const std::shared_ptr<WorkerClient>& client) {
   auto info = client->Describe(options_.supervision.heartbeat_timeout);
   if (!info.ok()) {
-    return Fault{absl::StrCat("it does not describe itself: ", info.status().message()), false};
+    return Fault{absl::StrCat("it does not describe itself: ", info.status().message()),
+                 LossKind::kFailed, false};
   }
   if (info->plan_digest().empty() || !info->has_model()) {
-    return Fault{"it is ready but describes no model", false};
+    return Fault{"it is ready but describes no model", LossKind::kFailed, false};
   }
   LogInfo("group ready", {{"group", group_.config().name},
                           {"layout", info->layout()},
@@ -137,28 +138,31 @@ std::optional<Supervisor::Fault> Supervisor::FindFault(const Pulse& pulse,
   const auto now = Clock::now();
   const bool serving = group_.state() == GroupState::kServing;
   if (pulse.beaten && pulse.beat.state() == worker::v1::WORKER_STATE_FAILED) {
-    return Fault{absl::StrCat("it failed: ", pulse.beat.failure())};
+    return Fault{absl::StrCat("it failed: ", pulse.beat.failure()), LossKind::kFailed};
   }
   if (pulse.beaten) {
     const absl::Duration limit =
         serving ? rules.heartbeat_timeout : std::max(5 * rules.heartbeat_timeout, kGrace);
     if (absl::FromChrono(now - pulse.last) > limit) {
-      return Fault{absl::StrCat("no heartbeat for ", Show(limit)), false};
+      return Fault{absl::StrCat("no heartbeat for ", Show(limit)), LossKind::kHeartbeat, false};
     }
   } else if (local_ && absl::FromChrono(now - started) > kFirstBeat) {
-    return Fault{absl::StrCat("no sign of life for ", Show(kFirstBeat)), false};
+    return Fault{absl::StrCat("no sign of life for ", Show(kFirstBeat)), LossKind::kLoadTimeout,
+                 false};
   }
   if (!serving && local_ && absl::FromChrono(now - started) > rules.load_timeout) {
-    return Fault{absl::StrCat("not ready after ", Show(rules.load_timeout)), false};
+    return Fault{absl::StrCat("not ready after ", Show(rules.load_timeout)), LossKind::kLoadTimeout,
+                 false};
   }
   if (serving && group_.SilentFor() > rules.stall_timeout) {
-    return Fault{absl::StrCat("its job said nothing for ", Show(rules.stall_timeout)), false};
+    return Fault{absl::StrCat("its job said nothing for ", Show(rules.stall_timeout)),
+                 LossKind::kStalled, false};
   }
   if (auto complaint = group_.complaint()) {
-    return Fault{*complaint};
+    return Fault{*complaint, LossKind::kJob};
   }
   if (pulse.ended && pulse.beaten) {
-    return Fault{"its connection ended"};
+    return Fault{"its connection ended", LossKind::kHeartbeat};
   }
   return std::nullopt;
 }
@@ -170,10 +174,12 @@ std::optional<Supervisor::Loss> Supervisor::Conclude(const std::optional<Fault>&
   do {
     if (auto end = process == nullptr ? std::nullopt : process->Poll()) {
       return Loss{absl::StrCat("its process ended with ", end->text,
-                               fault.has_value() ? absl::StrCat("; ", fault->why) : "")};
+                               fault.has_value() ? absl::StrCat("; ", fault->why) : ""),
+                  fault.has_value() && fault->kind == LossKind::kFailed ? LossKind::kFailed
+                                                                        : LossKind::kProcessEnded};
     }
   } while (Clock::now() < until && !StoppedWithin(absl::Milliseconds(2)));
-  return fault.has_value() ? std::optional<Loss>(Loss{fault->why}) : std::nullopt;
+  return fault.has_value() ? std::optional<Loss>(Loss{fault->why, fault->kind}) : std::nullopt;
 }
 
 std::optional<Supervisor::Loss> Supervisor::WatchOver(const std::string& address,

@@ -47,6 +47,7 @@ class Supervisor {
   };
   struct Loss {
     std::string why;
+    LossKind kind = LossKind::kProcessEnded;
     bool refused = false;
   };
 
@@ -56,6 +57,7 @@ class Supervisor {
   std::optional<Loss> WatchOver(const std::string& address, WorkerProcess* process);
   struct Fault {
     std::string why;
+    LossKind kind;
     bool ends_itself =
         true;  // The process is about to end by itself, and its exit status says more.
   };

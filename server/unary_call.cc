@@ -1,5 +1,7 @@
 #include "server/unary_call.h"
 
+#include <utility>
+
 #include "server/raw_message.h"
 #include "server/status.h"
 
@@ -23,8 +25,9 @@ v1::GenerateImagesUnaryResponse MakeResponse(const Generation& generation) {
 
 class UnaryCall final : public Unary {
  public:
-  UnaryCall(const CallServices& services, const char* method, grpc::ByteBuffer* response)
-      : Unary(services, method), response_(response) {}
+  UnaryCall(const CallServices& services, const char* method, std::string peer,
+            grpc::ByteBuffer* response)
+      : Unary(services, method, std::move(peer)), response_(response) {}
 
   // Owned by gRPC, and holds its call until gRPC is done with both.
   class Reactor final : public grpc::ServerUnaryReactor {
@@ -90,8 +93,9 @@ class UnaryCall final : public Unary {
 }  // namespace
 
 std::shared_ptr<Unary> MakeUnary(const CallServices& services, const char* method,
+                                 const grpc::CallbackServerContext& context,
                                  grpc::ByteBuffer* response) {
-  auto call = std::make_shared<UnaryCall>(services, method, response);
+  auto call = std::make_shared<UnaryCall>(services, method, context.peer(), response);
   call->Open();
   return call;
 }

@@ -22,6 +22,7 @@ class Unary : public GenerationCall {
 
 // `response` is the caller's; it is written before the call ends.
 std::shared_ptr<Unary> MakeUnary(const CallServices& services, const char* method,
+                                 const grpc::CallbackServerContext& context,
                                  grpc::ByteBuffer* response);
 
 }  // namespace patchflow

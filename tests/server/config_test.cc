@@ -81,6 +81,16 @@ worker_binary: bin/worker
   EXPECT_TRUE(config->log.prompts);
 }
 
+TEST(ConfigTest, GivesEachStageItsBlocks) {
+  auto config = Parse("groups: [{model: models/shapes, layout: {pipefusion: 2, blocks: [3, 5]}}]");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->groups[0].layout, "pipefusion=2,blocks=3+5");
+  EXPECT_THAT(Faults("groups: [{model: models/shapes, layout: {blocks: [3, none]}}]"),
+              HasSubstr("groups[0].layout.blocks: 'none' is not a number of blocks"));
+  EXPECT_THAT(Faults("groups: [{model: models/shapes, layout: {blocks: 3}}]"),
+              HasSubstr("groups[0].layout.blocks: a sequence of strings is needed"));
+}
+
 TEST(ConfigTest, ReportsEveryFaultWithFileLineAndKey) {
   const std::string faults = Faults(R"(server: {lisen: "127.0.0.1:1", metrics: nowhere}
 groups:
@@ -171,6 +181,58 @@ TEST(ConfigTest, RefusesWorkerOptionsOfARemoteWorker) {
 TEST(ConfigTest, RefusesAHeartbeatTimeoutBelowTwoBeats) {
   EXPECT_THAT(Faults(std::string(kGroup) + "supervision: {heartbeat_interval: 2s}"),
               HasSubstr("less than two heartbeat intervals"));
+}
+
+TEST(ConfigTest, ReadsWhatKeepsOthersOut) {
+  auto config = Parse(std::string(kGroup) + R"(
+server: {listen: "0.0.0.0:1", health: "0.0.0.0:2", admin: "127.0.0.1:3"}
+security:
+  tls: {certificate: tls.crt, key: /etc/tls.key, client_ca: ca.crt, refresh: 1s}
+  tokens: tokens.yaml
+limits: {max_queue_work: 10m, requests_per_second: 2.5, burst: 7, max_streams: 9,
+         max_connection_age: 5m}
+audit: {file: audit.jsonl, max_bytes: 4096, max_files: 3}
+store: {directory: store, max_bytes: 2097152, max_age: 1h}
+)");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->health, "0.0.0.0:2");
+  EXPECT_EQ(config->admin, "127.0.0.1:3");
+  EXPECT_EQ(config->security.tls.certificate, Directory() + "/tls.crt");
+  EXPECT_EQ(config->security.tls.key, "/etc/tls.key");
+  EXPECT_EQ(config->security.tls.client_ca, Directory() + "/ca.crt");
+  EXPECT_EQ(config->security.tls.refresh, absl::Seconds(1));
+  EXPECT_EQ(config->security.tokens, Directory() + "/tokens.yaml");
+  EXPECT_EQ(config->limits.max_queue_work, absl::Minutes(10));
+  EXPECT_EQ(config->limits.requests_per_second, 2.5);
+  EXPECT_EQ(config->limits.burst, 7);
+  EXPECT_EQ(config->limits.max_streams, 9);
+  EXPECT_EQ(config->limits.max_connection_age, absl::Minutes(5));
+  EXPECT_EQ(config->audit.file, Directory() + "/audit.jsonl");
+  EXPECT_EQ(config->audit.max_files, 3);
+  EXPECT_EQ(config->store.directory, Directory() + "/store");
+  EXPECT_EQ(config->store.max_bytes, 2 << 20);
+  EXPECT_EQ(config->store.max_age, absl::Hours(1));
+}
+
+TEST(ConfigTest, RefusesTokensThatWouldTravelUnencrypted) {
+  const std::string tokens = std::string(kGroup) + "security: {tokens: t}\n";
+  EXPECT_THAT(Faults(tokens + "server: {listen: '0.0.0.0:1'}"),
+              HasSubstr("security.tokens: would travel unencrypted to server.listen 0.0.0.0:1"));
+  for (const std::string here : {"127.0.0.1:1", "localhost:1", "'[::1]:1'", "unix:/tmp/s"}) {
+    EXPECT_TRUE(Parse(tokens + "server: {listen: " + here + "}").ok()) << here;
+  }
+}
+
+TEST(ConfigTest, RefusesHalfOfATlsPair) {
+  EXPECT_THAT(Faults(std::string(kGroup) + "security: {tls: {certificate: a}}"),
+              HasSubstr("security.tls: 'certificate' and 'key' go together"));
+  EXPECT_THAT(Faults(std::string(kGroup) + "security: {tls: {client_ca: a}}"),
+              HasSubstr("security.tls.client_ca: has no meaning without"));
+}
+
+TEST(ConfigTest, RefusesAnAdminListenerThatOthersReach) {
+  EXPECT_THAT(Faults(std::string(kGroup) + "server: {admin: '0.0.0.0:3'}"),
+              HasSubstr("server.admin: '0.0.0.0:3' is open to other hosts"));
 }
 
 TEST(ConfigTest, SaysWhichFileIsAbsent) {

@@ -19,7 +19,7 @@ class RegistryTest : public ::testing::Test {
     };
   }
   std::shared_ptr<Generation> Fresh(const std::string& id) {
-    auto claimed = registry_.Claim(id, "fingerprint", Maker(id));
+    auto claimed = registry_.Claim({"", id}, "fingerprint", Maker(id));
     EXPECT_TRUE(claimed.ok() && claimed->fresh);
     return claimed->generation;
   }
@@ -31,7 +31,7 @@ class RegistryTest : public ::testing::Test {
 
 TEST_F(RegistryTest, JoinsALiveGeneration) {
   auto first = Fresh("a");
-  auto again = registry_.Claim("a", "fingerprint", Maker("a"));
+  auto again = registry_.Claim({"", "a"}, "fingerprint", Maker("a"));
   ASSERT_TRUE(again.ok());
   EXPECT_FALSE(again->fresh);
   EXPECT_EQ(again->generation, first);
@@ -40,7 +40,7 @@ TEST_F(RegistryTest, JoinsALiveGeneration) {
 
 TEST_F(RegistryTest, RefusesAnIdWithOtherContent) {
   Fresh("a");
-  auto other = registry_.Claim("a", "another", Maker("a"));
+  auto other = registry_.Claim({"", "a"}, "another", Maker("a"));
   EXPECT_EQ(other.status().code(), absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(ReasonOf(other.status()), "REQUEST_ID_CONFLICT");
 }
@@ -51,7 +51,7 @@ TEST_F(RegistryTest, ReplaysWhatSucceededOrCannotSucceed) {
         TestError(absl::StatusCode::kCancelled, reason::kCancelledByRequest)}) {
     const std::string id = status.ok() ? "ok" : ReasonOf(status);
     EndWith(id, status);
-    auto again = registry_.Claim(id, "fingerprint", Maker(id));
+    auto again = registry_.Claim({"", id}, "fingerprint", Maker(id));
     ASSERT_TRUE(again.ok());
     EXPECT_FALSE(again->fresh) << id;
   }
@@ -66,7 +66,7 @@ TEST_F(RegistryTest, RunsAnewWhatARetryMayHealWithTheSameSeed) {
     const std::string id = ReasonOf(status);
     EndWith(id, status);
     std::optional<uint64_t> seed;
-    auto again = registry_.Claim(id, "fingerprint", Maker(id, &seed));
+    auto again = registry_.Claim({"", id}, "fingerprint", Maker(id, &seed));
     ASSERT_TRUE(again.ok());
     EXPECT_TRUE(again->fresh) << id;
     EXPECT_EQ(seed, 7U);
@@ -76,27 +76,27 @@ TEST_F(RegistryTest, RunsAnewWhatARetryMayHealWithTheSameSeed) {
 }
 
 TEST_F(RegistryTest, RefusesWhatWasCancelledBeforeItCame) {
-  EXPECT_EQ(registry_.FindOrCancelAhead("a"), nullptr);
-  auto late = registry_.Claim("a", "fingerprint", Maker("a"));
+  EXPECT_EQ(registry_.FindOrCancelAhead({"", "a"}), nullptr);
+  auto late = registry_.Claim({"", "a"}, "fingerprint", Maker("a"));
   EXPECT_EQ(ReasonOf(late.status()), "CANCELLED_BY_REQUEST");
   now_ += std::chrono::seconds(300);
-  EXPECT_TRUE(registry_.Claim("a", "fingerprint", Maker("a")).ok());
+  EXPECT_TRUE(registry_.Claim({"", "a"}, "fingerprint", Maker("a")).ok());
 }
 
 TEST_F(RegistryTest, KeepsAtMost1024CancellationsAhead) {
   for (int i = 0; i < 1025; ++i) {
-    registry_.FindOrCancelAhead("id" + std::to_string(i));
+    registry_.FindOrCancelAhead({"", "id" + std::to_string(i)});
   }
-  EXPECT_TRUE(registry_.Claim("id0", "fingerprint", Maker("id0")).ok());
-  EXPECT_FALSE(registry_.Claim("id1", "fingerprint", Maker("id1")).ok());
+  EXPECT_TRUE(registry_.Claim({"", "id0"}, "fingerprint", Maker("id0")).ok());
+  EXPECT_FALSE(registry_.Claim({"", "id1"}, "fingerprint", Maker("id1")).ok());
 }
 
 TEST_F(RegistryTest, ForgetsByAge) {
   EndWith("a", absl::OkStatus());
   now_ += std::chrono::seconds(299);
-  EXPECT_TRUE(registry_.Find("a").ok());
+  EXPECT_TRUE(registry_.Find({"", "a"}).ok());
   now_ += std::chrono::seconds(1);
-  EXPECT_EQ(ReasonOf(registry_.Find("a").status()), "GENERATION_NOT_FOUND");
+  EXPECT_EQ(ReasonOf(registry_.Find({"", "a"}).status()), "GENERATION_NOT_FOUND");
   EXPECT_EQ(registry_.kept_bytes(), 0U);
 }
 
@@ -106,9 +106,9 @@ TEST_F(RegistryTest, ForgetsTheOldestWhenItHoldsTooMuch) {
     generation->Start();
     AddImage(*generation, 0, 3000);
   }
-  EXPECT_FALSE(registry_.Find("a").ok());
-  EXPECT_TRUE(registry_.Find("b").ok());
-  EXPECT_TRUE(registry_.Find("c").ok());
+  EXPECT_FALSE(registry_.Find({"", "a"}).ok());
+  EXPECT_TRUE(registry_.Find({"", "b"}).ok());
+  EXPECT_TRUE(registry_.Find({"", "c"}).ok());
   EXPECT_LE(registry_.kept_bytes(), 10000U);
 }
 
@@ -118,7 +118,7 @@ TEST_F(RegistryTest, NeverForgetsTheLiving) {
     EndWith("id" + std::to_string(i), absl::OkStatus());
   }
   now_ += std::chrono::hours(1);
-  EXPECT_TRUE(registry_.Find("live").ok());
+  EXPECT_TRUE(registry_.Find({"", "live"}).ok());
   EXPECT_EQ(registry_.live(), 1U);
 }
 
@@ -126,17 +126,26 @@ TEST_F(RegistryTest, ForgetsWhatWasNeverAdmitted) {
   auto refused = Fresh("a");
   refused->End(TestError(absl::StatusCode::kResourceExhausted, reason::kQueueFull));
   registry_.Forget(*refused);
-  EXPECT_FALSE(registry_.Find("a").ok());
+  EXPECT_FALSE(registry_.Find({"", "a"}).ok());
   EXPECT_EQ(registry_.live(), 0U);
   EXPECT_EQ(registry_.kept(), 0U);
 }
 
 TEST_F(RegistryTest, RefusesPoisonForTenMinutes) {
   registry_.Poison("fingerprint");
-  EXPECT_EQ(ReasonOf(registry_.Claim("a", "fingerprint", Maker("a")).status()), "POISON_REQUEST");
-  EXPECT_TRUE(registry_.Claim("b", "another", Maker("b")).ok());
+  EXPECT_EQ(ReasonOf(registry_.Claim({"", "a"}, "fingerprint", Maker("a")).status()),
+            "POISON_REQUEST");
+  EXPECT_TRUE(registry_.Claim({"", "b"}, "another", Maker("b")).ok());
   now_ += std::chrono::minutes(10);
-  EXPECT_TRUE(registry_.Claim("a", "fingerprint", Maker("a")).ok());
+  EXPECT_TRUE(registry_.Claim({"", "a"}, "fingerprint", Maker("a")).ok());
+}
+
+TEST_F(RegistryTest, GivesEachOwnerItsOwnIds) {
+  ASSERT_TRUE(registry_.Claim({"alice", "a"}, "fingerprint", Maker("a")).ok());
+  EXPECT_EQ(ReasonOf(registry_.Find({"bob", "a"}).status()), "GENERATION_NOT_FOUND");
+  auto other = registry_.Claim({"bob", "a"}, "another", Maker("a"));
+  ASSERT_TRUE(other.ok()) << "no conflict between owners";
+  EXPECT_TRUE(other->fresh);
 }
 
 TEST_F(RegistryTest, MakesOneGenerationForManyClaimsAtOnce) {
@@ -145,7 +154,7 @@ TEST_F(RegistryTest, MakesOneGenerationForManyClaimsAtOnce) {
   for (int i = 0; i < 8; ++i) {
     threads.emplace_back([&] {
       for (int k = 0; k < 100; ++k) {
-        auto claimed = registry_.Claim("id" + std::to_string(k), "fingerprint", Maker("x"));
+        auto claimed = registry_.Claim({"", "id" + std::to_string(k)}, "fingerprint", Maker("x"));
         fresh += claimed.ok() && claimed->fresh ? 1 : 0;
       }
     });

@@ -26,7 +26,7 @@ std::string PopId(RequestQueue& queue, const std::string& plan = "plan-1") {
 }
 
 TEST(RequestQueueTest, RunsPriorityThenArrival) {
-  RequestQueue queue(10);
+  RequestQueue queue({.requests = 10});
   ASSERT_TRUE(queue.Push(Queued("low", v1::PRIORITY_LOW)).ok());
   ASSERT_TRUE(queue.Push(Queued("first")).ok());
   ASSERT_TRUE(queue.Push(Queued("second")).ok());
@@ -39,14 +39,14 @@ TEST(RequestQueueTest, RunsPriorityThenArrival) {
 }
 
 TEST(RequestQueueTest, RunsWhatAWorkerLostFirst) {
-  RequestQueue queue(10);
+  RequestQueue queue({.requests = 10});
   ASSERT_TRUE(queue.Push(Queued("high", v1::PRIORITY_HIGH)).ok());
   queue.PushAgain(Queued("again", v1::PRIORITY_LOW));
   EXPECT_EQ(PopId(queue), "again");
 }
 
 TEST(RequestQueueTest, RefusesWhenFull) {
-  RequestQueue queue(2);
+  RequestQueue queue({.requests = 2});
   ASSERT_TRUE(queue.Push(Queued("a")).ok());
   ASSERT_TRUE(queue.Push(Queued("b")).ok());
   const absl::Status status = queue.Push(Queued("c"));
@@ -59,7 +59,7 @@ TEST(RequestQueueTest, RefusesWhenFull) {
 }
 
 TEST(RequestQueueTest, GivesAGroupOnlyItsPlan) {
-  RequestQueue queue(10);
+  RequestQueue queue({.requests = 10});
   ASSERT_TRUE(queue.Push(Queued("a", v1::PRIORITY_NORMAL, "plan-2")).ok());
   EXPECT_EQ(PopId(queue, "plan-1"), "");
   EXPECT_EQ(queue.SizeOf("plan-2"), 1U);
@@ -67,7 +67,7 @@ TEST(RequestQueueTest, GivesAGroupOnlyItsPlan) {
 }
 
 TEST(RequestQueueTest, CountsWhoIsAhead) {
-  RequestQueue queue(10);
+  RequestQueue queue({.requests = 10});
   ASSERT_TRUE(queue.Push(Queued("high", v1::PRIORITY_HIGH)).ok());
   ASSERT_TRUE(queue.Push(Queued("normal")).ok());
   ASSERT_TRUE(queue.Push(Queued("low", v1::PRIORITY_LOW)).ok());
@@ -78,7 +78,7 @@ TEST(RequestQueueTest, CountsWhoIsAhead) {
 }
 
 TEST(RequestQueueTest, DropsWhatIsRemoved) {
-  RequestQueue queue(10);
+  RequestQueue queue({.requests = 10});
   auto generation = Queued("a");
   ASSERT_TRUE(queue.Push(generation).ok());
   queue.Remove(*generation);
@@ -87,7 +87,7 @@ TEST(RequestQueueTest, DropsWhatIsRemoved) {
 }
 
 TEST(RequestQueueTest, RefusesAfterCloseButGivesWhatItHolds) {
-  RequestQueue queue(10);
+  RequestQueue queue({.requests = 10});
   ASSERT_TRUE(queue.Push(Queued("a")).ok());
   queue.Close();
   EXPECT_EQ(ReasonOf(queue.Push(Queued("b"))), "DRAINING");
@@ -98,7 +98,7 @@ TEST(RequestQueueTest, RefusesAfterCloseButGivesWhatItHolds) {
 }
 
 TEST(RequestQueueTest, WakesWhoWaits) {
-  RequestQueue queue(10);
+  RequestQueue queue({.requests = 10});
   std::thread pusher([&] {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     ASSERT_TRUE(queue.Push(Queued("a")).ok());
@@ -114,18 +114,94 @@ TEST(RequestQueueTest, WakesWhoWaits) {
   interrupter.join();
 }
 
-TEST(RequestQueueTest, ObeysAnotherOrder) {
-  RequestQueue queue(10, [](const QueueEntry& a, const QueueEntry& b, Clock::time_point) {
-    return a.generation->spec().request_id > b.generation->spec().request_id;
-  });
-  ASSERT_TRUE(queue.Push(Queued("a")).ok());
-  ASSERT_TRUE(queue.Push(Queued("b")).ok());
-  EXPECT_EQ(PopId(queue), "b");
-  EXPECT_EQ(queue.InOrder().size(), 1U);
+std::shared_ptr<Generation> From(const std::string& client, const std::string& id,
+                                 std::optional<Clock::time_point> deadline = std::nullopt) {
+  GenerationSpec spec = TestSpec(id);
+  spec.owner.client = client;
+  spec.deadline = deadline;
+  return MakeGeneration(std::move(spec));
+}
+
+TEST(RequestQueueTest, LiftsAClassForEachAgeingTime) {
+  RequestQueue queue({.requests = 10, .ageing = absl::Milliseconds(40)});
+  ASSERT_TRUE(queue.Push(Queued("old low", v1::PRIORITY_LOW)).ok());
+  std::this_thread::sleep_for(std::chrono::milliseconds(60));
+  ASSERT_TRUE(queue.Push(Queued("normal")).ok());
+  ASSERT_TRUE(queue.Push(Queued("high", v1::PRIORITY_HIGH)).ok());
+  EXPECT_EQ(PopId(queue), "high");
+  EXPECT_EQ(PopId(queue), "old low") << "as old as a class, it counts as normal and came first";
+  EXPECT_EQ(PopId(queue), "normal");
+}
+
+TEST(RequestQueueTest, TakesTurnsBetweenClients) {
+  RequestQueue queue({.requests = 10});
+  for (const char* id : {"a1", "a2", "a3"}) {
+    ASSERT_TRUE(queue.Push(From("a", id)).ok());
+  }
+  ASSERT_TRUE(queue.Push(From("b", "b1")).ok());
+  EXPECT_EQ(PopId(queue), "a1");
+  EXPECT_EQ(PopId(queue), "b1") << "b was served nothing yet";
+  EXPECT_EQ(PopId(queue), "a2");
+}
+
+TEST(RequestQueueTest, CountsWhatAClientCostNotHowOftenItComes) {
+  RequestQueue queue({.requests = 10});
+  GenerationSpec dear = TestSpec("dear");
+  dear.owner.client = "a";
+  *dear.accepted.mutable_cost()->mutable_gpu_time() = ToProto(absl::Seconds(100));
+  ASSERT_TRUE(queue.Push(MakeGeneration(std::move(dear))).ok());
+  ASSERT_TRUE(queue.Push(From("a", "a2")).ok());
+  for (const char* id : {"b1", "b2", "b3"}) {
+    ASSERT_TRUE(queue.Push(From("b", id)).ok());
+  }
+  EXPECT_EQ(PopId(queue), "dear");
+  EXPECT_EQ(PopId(queue), "b1");
+  EXPECT_EQ(PopId(queue), "b2");
+  EXPECT_EQ(PopId(queue), "b3") << "three of 1 s are less than one of 100 s";
+  EXPECT_EQ(PopId(queue), "a2");
+}
+
+TEST(RequestQueueTest, RunsTheEarliestDeadlineOfAClientFirst) {
+  RequestQueue queue({.requests = 10});
+  const auto now = Clock::now();
+  ASSERT_TRUE(queue.Push(From("a", "none")).ok());
+  ASSERT_TRUE(queue.Push(From("a", "late", now + std::chrono::seconds(9))).ok());
+  ASSERT_TRUE(queue.Push(From("a", "soon", now + std::chrono::seconds(5))).ok());
+  EXPECT_EQ(PopId(queue), "soon");
+  EXPECT_EQ(PopId(queue), "late");
+  EXPECT_EQ(PopId(queue), "none");
+}
+
+std::shared_ptr<Generation> Lasting(const std::string& id, absl::Duration run) {
+  GenerationSpec spec = TestSpec(id, 1, 1);
+  spec.estimate = Estimate{absl::ZeroDuration(), run, 5};
+  return MakeGeneration(std::move(spec));
+}
+
+TEST(RequestQueueTest, RefusesMoreWorkThanItsBound) {
+  RequestQueue queue({.requests = 10, .work = absl::Seconds(30)});
+  ASSERT_TRUE(queue.Push(Lasting("first", absl::Seconds(20))).ok());
+  const absl::Status status = queue.Push(Lasting("more", absl::Seconds(11)));
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(status), "QUEUE_FULL");
+  EXPECT_EQ(MetadataOf(status, "queued_work_ms"), "20000");
+  EXPECT_EQ(MetadataOf(status, "max_work_ms"), "30000");
+  EXPECT_TRUE(queue.Push(Lasting("less", absl::Seconds(10))).ok());
+  EXPECT_EQ(queue.Work(), absl::Seconds(30));
+  EXPECT_EQ(PopId(queue), "first");
+  EXPECT_EQ(queue.Work(), absl::Seconds(10));
+}
+
+TEST(RequestQueueTest, TakesAnyWorkWhenEmpty) {
+  RequestQueue queue({.requests = 10, .work = absl::Seconds(30)});
+  auto huge = Lasting("huge", absl::Hours(1));
+  EXPECT_TRUE(queue.Push(huge).ok());
+  EXPECT_TRUE(queue.Remove(*huge));
+  EXPECT_EQ(queue.Work(), absl::ZeroDuration());
 }
 
 TEST(RequestQueueTest, LosesNothingBetweenManyThreads) {
-  RequestQueue queue(100000);
+  RequestQueue queue({.requests = 100000});
   constexpr int kEach = 500;
   std::mutex mutex;
   std::multiset<std::string> popped;

@@ -1,0 +1,44 @@
+// patchflow.admin.v1.AdminService over gRPC.
+#pragma once
+
+#include <grpcpp/server_context.h>
+
+#include <functional>
+
+#include "absl/status/status.h"
+#include "patchflow/admin/v1/admin.grpc.pb.h"
+
+namespace patchflow {
+
+// What the service can make the server do. Called on gRPC's threads; must not block.
+struct AdminActions {
+  std::function<admin::v1::GetStatusResponse()> status;
+  std::function<admin::v1::ListWorkersResponse()> workers;
+  std::function<admin::v1::DrainResponse()> drain;
+  std::function<absl::Status()> resume;
+};
+
+class AdminService final : public admin::v1::AdminService::CallbackService {
+ public:
+  explicit AdminService(AdminActions actions);
+
+  using Context = grpc::CallbackServerContext;
+
+  grpc::ServerUnaryReactor* GetStatus(Context* context, const admin::v1::GetStatusRequest* request,
+                                      admin::v1::GetStatusResponse* response) override;
+  grpc::ServerUnaryReactor* ListWorkers(Context* context,
+                                        const admin::v1::ListWorkersRequest* request,
+                                        admin::v1::ListWorkersResponse* response) override;
+  grpc::ServerUnaryReactor* Drain(Context* context, const admin::v1::DrainRequest* request,
+                                  admin::v1::DrainResponse* response) override;
+  grpc::ServerUnaryReactor* Resume(Context* context, const admin::v1::ResumeRequest* request,
+                                   admin::v1::ResumeResponse* response) override;
+  grpc::ServerUnaryReactor* SetLogLevel(Context* context,
+                                        const admin::v1::SetLogLevelRequest* request,
+                                        admin::v1::SetLogLevelResponse* response) override;
+
+ private:
+  const AdminActions actions_;
+};
+
+}  // namespace patchflow

@@ -1,0 +1,31 @@
+// patchflow-server --check: whether a configuration can work on this machine, before anything
+// starts.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "server/config.h"
+
+namespace patchflow {
+
+// One thing that was looked at.
+struct CheckRow {
+  enum Verdict { kGood, kWarning, kBad };
+
+  std::string what;  // Of the configuration: "security.tls", "groups[main].model".
+  Verdict verdict = kGood;
+  std::string text;
+};
+
+// TLS pair and its end, tokens, ports, the worker program, and of every group that is started here
+// the weights' files, the layout and /dev/shm; audit log and store. Binds each port for a moment;
+// starts and writes nothing.
+std::vector<CheckRow> CheckConfig(const ServerConfig& config);
+
+// A table, one row a line.
+std::string CheckTable(const std::vector<CheckRow>& rows);
+// Whether no row is bad.
+bool CheckPassed(const std::vector<CheckRow>& rows);
+
+}  // namespace patchflow

@@ -1,0 +1,39 @@
+// A bound address and the gRPC services behind it.
+#pragma once
+
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/config.h"
+
+namespace patchflow {
+
+struct ListenerOptions {
+  const char* key = "";  // Of the configuration, for errors: "server.listen".
+  std::string address;   // host:port, port 0 takes a free one; unix:PATH.
+  std::shared_ptr<grpc::ServerCredentials> credentials;
+  std::vector<grpc::Service*> services;  // Must outlive the listener.
+  bool reflection = false;
+  int64_t max_message_bytes = 64 << 10;
+  int max_streams = 100;  // Of one connection.
+  absl::Duration max_connection_age = absl::InfiniteDuration();
+};
+
+struct Listener {
+  std::unique_ptr<grpc::Server> server;
+  std::string address;  // With the port that was taken.
+
+  // Ends what still runs after `grace`. Nothing if it never listened.
+  void Stop(absl::Duration grace);
+};
+
+// UNAVAILABLE, naming key and address, if it cannot be bound, or is in use.
+absl::StatusOr<Listener> Listen(const ListenerOptions& options);
+
+}  // namespace patchflow

@@ -1,0 +1,90 @@
+#include "server/rank_metrics.h"
+
+namespace patchflow {
+namespace {
+
+constexpr double kRankDownSeconds = 2;
+
+double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+}  // namespace
+
+RankMetrics::RankMetrics(prometheus::Registry& registry) {
+  const auto gauge = [&](const char* name, const char* help) {
+    return &prometheus::BuildGauge().Name(name).Help(help).Register(registry);
+  };
+  const auto counter = [&](const char* name, const char* help) {
+    return &prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+  };
+  memory_ = gauge("patchflow_gpu_memory_bytes", "Device memory of a rank.");
+  communication_ = gauge("patchflow_communication_bytes",
+                         "Bytes that a rank sent to others since its worker started.");
+  communication_total_ = counter("patchflow_communication_bytes_total",
+                                 "Bytes that a rank sent to others, over all its workers.");
+  rank_info_ = gauge("patchflow_rank_info", "1, with the rank's device.");
+  config_info_ = gauge("patchflow_config_info", "1, with what a group runs.");
+  rank_up_ = gauge("patchflow_rank_up", "1 while the rank's worker sends heartbeats.");
+  heartbeat_age_ = gauge("patchflow_rank_heartbeat_age_seconds", "Since the last heartbeat.");
+  step_age_ =
+      gauge("patchflow_rank_last_step_age_seconds", "Since the rank's last step or phase began.");
+}
+
+void RankMetrics::Beat(const std::string& group, const worker::v1::WatchResponse& beat) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::map<int, uint64_t> before;
+  for (const auto& rank : beats_[group].beat.ranks()) {
+    before[rank.rank()] = rank.communication_bytes();
+  }
+  for (const auto& rank : beat.ranks()) {
+    const uint64_t sent = rank.communication_bytes();
+    const uint64_t last = before[rank.rank()];
+    communication_total_->Add({{"group", group}, {"rank", std::to_string(rank.rank())}})
+        .Increment(
+            static_cast<double>(sent >= last ? sent - last : sent));  // A new worker: from 0.
+  }
+  beats_[group] = {Clock::now(), beat};
+}
+
+void RankMetrics::Describe(const std::string& group, const worker::v1::DescribeResponse& info) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  prometheus::Gauge& now = config_info_->Add({{"group", group},
+                                              {"layout", info.layout()},
+                                              {"ranks", std::to_string(info.ranks())},
+                                              {"dtype", info.model().dtype()},
+                                              {"device", info.model().device()},
+                                              {"model_digest", info.model().digest()}});
+  now.Set(1);
+  prometheus::Gauge*& told = configs_[group];
+  if (told != nullptr && told != &now) {
+    config_info_->Remove(told);
+  }
+  told = &now;
+}
+
+void RankMetrics::Refresh() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto now = Clock::now();
+  for (const auto& [group, last] : beats_) {
+    const double age = Seconds(now - last.when);
+    for (const auto& rank : last.beat.ranks()) {
+      const prometheus::Labels labels{{"group", group}, {"rank", std::to_string(rank.rank())}};
+      const auto memory = [&](const char* kind, uint64_t bytes) {
+        prometheus::Labels with = labels;
+        with["kind"] = kind;
+        memory_->Add(with).Set(static_cast<double>(bytes));
+      };
+      memory("used", rank.memory_used_bytes());
+      memory("peak", rank.memory_peak_bytes());
+      memory("total", rank.memory_total_bytes());
+      prometheus::Labels with_device = labels;
+      with_device["device"] = rank.device();
+      rank_info_->Add(with_device).Set(1);
+      communication_->Add(labels).Set(static_cast<double>(rank.communication_bytes()));
+      heartbeat_age_->Add(labels).Set(age);
+      rank_up_->Add(labels).Set(age < kRankDownSeconds ? 1 : 0);
+      step_age_->Add(labels).Set(absl::ToDoubleSeconds(FromProto(rank.step_age())) + age);
+    }
+  }
+}
+
+}  // namespace patchflow

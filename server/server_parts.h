@@ -1,0 +1,58 @@
+// What a Server is made of; for its own files only.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "server/admin_service.h"
+#include "server/admission.h"
+#include "server/audit.h"
+#include "server/dispatcher.h"
+#include "server/group.h"
+#include "server/guard.h"
+#include "server/health_service.h"
+#include "server/image_service.h"
+#include "server/listener.h"
+#include "server/metrics.h"
+#include "server/metrics_http.h"
+#include "server/registry.h"
+#include "server/security_files.h"
+#include "server/served_model.h"
+#include "server/server.h"
+#include "server/server_credentials.h"
+#include "server/store.h"
+#include "server/supervisor.h"
+#include "server/timer.h"
+
+namespace patchflow {
+
+// Built from the top, destroyed by ~Server from the bottom.
+struct Server::Parts {
+  Parts(const ServerConfig& config, std::unique_ptr<AuditLog> audit_log,
+        std::unique_ptr<Store> opened_store, AdminActions actions);
+
+  std::unique_ptr<Timer> timer;
+  Metrics metrics;
+  std::unique_ptr<AuditLog> audit;
+  std::unique_ptr<Store> store;  // Null: none.
+  Guard guard;
+  std::vector<std::unique_ptr<Group>> groups;
+  Admission::Models models;
+  Registry registry;
+  Admission admission;
+  ImageService images;
+  HealthService health;  // On the public listener.
+  HealthService probes;  // On the listener of its own.
+  AdminService admin;
+  std::unique_ptr<TlsCredentials> tls;
+  std::unique_ptr<SecurityFiles> files;
+  std::unique_ptr<MetricsHttp> http;
+  Listener listener;
+  Listener health_listener;
+  Listener admin_listener;
+  std::vector<std::unique_ptr<Supervisor>> supervisors;
+  std::vector<std::unique_ptr<Dispatcher>> dispatchers;
+};
+
+}  // namespace patchflow

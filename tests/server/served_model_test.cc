@@ -1,0 +1,131 @@
+#include "server/served_model.h"
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "tests/server/generations.h"
+#include "tests/server/scripted_worker.h"
+
+namespace patchflow {
+namespace {
+
+class ServedModelTest : public ::testing::Test {
+ protected:
+  static GroupConfig Config(const std::string& name) {
+    return {.name = name, .model = "", .model_name = "shapes", .layout = "", .worker = ""};
+  }
+  void Serve(Group& group, const std::string& plan) {
+    group.SetServing(std::make_shared<ScriptedWorker>([](int, ScriptedJob&) {}),
+                     ScriptedWorker::Info(plan));
+  }
+  std::shared_ptr<Generation> Queued(const std::string& plan) {
+    GenerationSpec spec = TestSpec(absl::StrCat("id", ++ids_));
+    spec.accepted.set_plan_digest(plan);
+    auto generation = MakeGeneration(std::move(spec));
+    EXPECT_TRUE(model_.queue().Push(generation).ok());
+    return generation;
+  }
+  static std::string EndOf(const std::shared_ptr<Generation>& generation) {
+    return generation->ended() ? ReasonOf(generation->standing().status) : "";
+  }
+  std::string Refusal() { return ReasonOf(model_.ChoosePlan().status()); }
+
+  int ids_ = 0;
+  Metrics metrics_{{"shapes"}, {"a", "b"}};
+  Group a_{Config("a")};
+  Group b_{Config("b")};
+  ServedModel model_{"shapes", {&a_, &b_}, Limits{}, metrics_.model("shapes")};
+};
+
+TEST_F(ServedModelTest, EndsWhatNoGroupCanRunTheSameWay) {
+  Serve(a_, "plan-1");
+  Serve(b_, "plan-1");
+  auto waiting = Queued("plan-1");
+  model_.EndHopeless(absl::Seconds(100));
+  EXPECT_EQ(EndOf(waiting), "");
+  a_.SetLost("died");
+  b_.SetLost("died");
+  model_.EndHopeless(absl::Seconds(100));
+  EXPECT_EQ(EndOf(waiting), "") << "a group of its plan may come back";
+  Serve(a_, "plan-2");
+  model_.EndHopeless(absl::Seconds(100));
+  EXPECT_EQ(EndOf(waiting), "") << "b may still come back with it";
+  Serve(b_, "plan-2");
+  model_.EndHopeless(absl::Seconds(100));
+  EXPECT_EQ(EndOf(waiting), "PLAN_CHANGED");
+  EXPECT_EQ(waiting->standing().status.code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(ServedModelTest, LetsWhatWasRestoredWaitForGroupsThatStart) {
+  Serve(a_, "plan-2");
+  auto restored = MakeGeneration(TestSpec("restored"));
+  model_.queue().PushAgain(restored);
+  model_.EndHopeless(absl::ZeroDuration());
+  EXPECT_EQ(EndOf(restored), "") << "b has never been ready: it may have the plan";
+  Serve(b_, "plan-3");
+  model_.EndHopeless(absl::Seconds(100));
+  EXPECT_EQ(EndOf(restored), "PLAN_CHANGED");
+}
+
+TEST_F(ServedModelTest, EndsWhatWaitsTooLongForALostGroup) {
+  Serve(a_, "plan-1");
+  Serve(b_, "plan-1");
+  auto waiting = Queued("plan-1");
+  a_.SetLost("died");
+  b_.SetLost("died");
+  model_.EndHopeless(absl::ZeroDuration());
+  EXPECT_EQ(EndOf(waiting), "ENGINE_RECOVERING");
+  EXPECT_TRUE(RetryDelayOf(waiting->standing().status).has_value());
+}
+
+TEST_F(ServedModelTest, EndsEverythingWhenAllGroupsAreGivenUp) {
+  Serve(a_, "plan-1");
+  Serve(b_, "plan-1");
+  auto waiting = Queued("plan-1");
+  a_.SetFailed("sick");
+  b_.SetFailed("sick");
+  model_.EndHopeless(absl::Seconds(100));
+  EXPECT_EQ(EndOf(waiting), "ENGINE_FAILED");
+  EXPECT_EQ(Refusal(), "ENGINE_FAILED");
+}
+
+TEST_F(ServedModelTest, RefusesWhileItStartsAndWhileItRecovers) {
+  EXPECT_EQ(Refusal(), "STARTING");
+  EXPECT_FALSE(model_.ready());
+  Serve(a_, "plan-1");
+  EXPECT_EQ(Refusal(), "");
+  EXPECT_TRUE(model_.ready());
+  a_.SetLost("died");
+  EXPECT_EQ(Refusal(), "") << "lost for the first time it comes back at once";
+  a_.SetLost("died again");
+  EXPECT_EQ(Refusal(), "ENGINE_RECOVERING");
+}
+
+TEST_F(ServedModelTest, ChoosesThePlanOfTheLeastLoaded) {
+  Serve(a_, "plan-1");
+  Serve(b_, "plan-2");
+  Queued("plan-1");
+  EXPECT_EQ(model_.ChoosePlan()->plan_digest(), "plan-2");
+  Queued("plan-2");
+  Queued("plan-2");
+  EXPECT_EQ(model_.ChoosePlan()->plan_digest(), "plan-1");
+}
+
+TEST_F(ServedModelTest, EstimatesNothingItHasNoSamplesOf) {
+  Serve(a_, "plan-1");
+  EXPECT_EQ(model_.EstimateWait("plan-1", {}), absl::ZeroDuration());
+  EXPECT_FALSE(model_.EstimateWait("plan-1", {Queued("plan-1")}).has_value());
+}
+
+TEST_F(ServedModelTest, SharesTheWorkAheadBetweenItsGroups) {
+  Serve(a_, "plan-1");
+  Serve(b_, "plan-1");
+  const v1::EffectiveParams params = TestSpec("x").params();
+  model_.costs().Record("plan-1", params, absl::Seconds(1), absl::Seconds(4));
+  const auto wait = model_.EstimateWait("plan-1", {Queued("plan-1"), Queued("plan-1")});
+  ASSERT_TRUE(wait.has_value());
+  EXPECT_EQ(*wait, absl::Seconds(5)) << "two of 5 s on two groups";
+}
+
+}  // namespace
+}  // namespace patchflow

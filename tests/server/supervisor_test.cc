@@ -1,0 +1,247 @@
+#include "server/supervisor.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "tests/server/generations.h"
+#include "tests/server/scratch_folder.h"
+#include "tests/server/scripted_worker.h"
+
+namespace patchflow {
+namespace {
+
+using ::testing::HasSubstr;
+
+// What the worker's heartbeats say, whatever its process does.
+class Heart {
+ public:
+  std::atomic<bool> beats = true;
+  std::atomic<bool> failed = false;
+  std::atomic<bool> loading = false;
+};
+
+class BeatingWorker final : public WorkerClient {
+ public:
+  explicit BeatingWorker(Heart& heart) : heart_(heart) {}
+  absl::StatusOr<worker::v1::DescribeResponse> Describe(absl::Duration) override {
+    return ScriptedWorker::Info();
+  }
+  std::unique_ptr<ExecuteCall> Execute(const worker::v1::ExecuteRequest&) override {
+    return nullptr;
+  }
+  std::unique_ptr<WatchCall> Watch(absl::Duration interval,
+                                   std::function<void(const worker::v1::WatchResponse&)> on_beat,
+                                   std::function<void(absl::Status)>) override {
+    return std::make_unique<Call>(heart_, interval, std::move(on_beat));
+  }
+
+ private:
+  class Call final : public WatchCall {
+   public:
+    Call(Heart& heart, absl::Duration interval,
+         std::function<void(const worker::v1::WatchResponse&)> on_beat)
+        : thread_([this, &heart, interval, on_beat] {
+            while (!stop_) {
+              if (heart.beats) {
+                worker::v1::WatchResponse beat;
+                beat.set_state(heart.failed    ? worker::v1::WORKER_STATE_FAILED
+                               : heart.loading ? worker::v1::WORKER_STATE_LOADING
+                                               : worker::v1::WORKER_STATE_READY);
+                beat.set_failure(heart.failed ? "rank 1 threw" : "");
+                on_beat(beat);
+              }
+              std::this_thread::sleep_for(ToClock(interval));
+            }
+          }) {}
+    ~Call() override {
+      stop_ = true;
+      thread_.join();
+    }
+
+   private:
+    std::atomic<bool> stop_ = false;
+    std::thread thread_;
+  };
+  Heart& heart_;
+};
+
+class SupervisorTest : public ::testing::Test {
+ protected:
+  SupervisorTest() {
+    rules_.heartbeat_interval = absl::Milliseconds(20);
+    rules_.heartbeat_timeout = absl::Milliseconds(300);
+    rules_.back_off = absl::Milliseconds(10);
+    // The worker program: notes its pid and does what the test wants.
+    Program("exec sleep 1000");
+  }
+  ~SupervisorTest() override {
+    group_.Stop();
+    supervisor_.reset();
+  }
+
+  void Program(const std::string& body) {
+    const std::string temporary = folder_.path("worker.new");
+    folder_.Write("worker.new",
+                  absl::StrCat("#!/bin/sh\necho $$ >>", folder_.path("pids"), "\n", body, "\n"));
+    std::filesystem::permissions(temporary, std::filesystem::perms::owner_all);
+    std::filesystem::rename(temporary, folder_.path("worker"));
+  }
+  void Supervise() {
+    Supervisor::Options options;
+    options.supervision = rules_;
+    options.connect = [this](const std::string&) {
+      return std::make_unique<BeatingWorker>(heart_);
+    };
+    options.binary = folder_.path("worker");
+    options.socket = folder_.path("socket");
+    options.on_given_up = [this](const std::string& why) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      given_up_ = why;
+    };
+    supervisor_ = std::make_unique<Supervisor>(group_, options);
+  }
+  std::vector<pid_t> Pids() const {
+    std::ifstream file(folder_.path("pids"));
+    std::vector<pid_t> pids;
+    for (pid_t pid = 0; file >> pid;) {
+      pids.push_back(pid);
+    }
+    return pids;
+  }
+  bool Serves() const {
+    return Eventually([&] { return group_.state() == GroupState::kServing && !Pids().empty(); });
+  }
+  bool Starts(size_t times) const {
+    return Eventually([&] { return Pids().size() >= times; });
+  }
+  std::string given_up() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return given_up_;
+  }
+
+  ScratchFolder folder_;
+  Heart heart_;
+  Supervision rules_;
+  Group group_{
+      GroupConfig{.name = "g", .model = "", .model_name = "shapes", .layout = "", .worker = ""}};
+  std::mutex mutex_;
+  std::string given_up_;
+  std::unique_ptr<Supervisor> supervisor_;
+};
+
+TEST_F(SupervisorTest, StartsAKilledWorkerAgainAtOnce) {
+  rules_.back_off = absl::Seconds(60);
+  Supervise();
+  ASSERT_TRUE(Serves());
+  kill(Pids().at(0), SIGKILL);
+  const auto killed = Clock::now();
+  ASSERT_TRUE(Starts(2)) << "the first time without a pause";
+  EXPECT_LT(Clock::now() - killed, std::chrono::seconds(2));
+  ASSERT_TRUE(Serves());
+  EXPECT_EQ(group_.losses()[LossKind::kProcessEnded], 1);
+}
+
+TEST_F(SupervisorTest, FindsAStoppedWorkerByItsHeartbeat) {
+  Supervise();
+  ASSERT_TRUE(Serves());
+  const auto stopped = Clock::now();
+  kill(Pids().at(0), SIGSTOP);
+  heart_.beats = false;
+  ASSERT_TRUE(Eventually([&] { return group_.state() == GroupState::kRecovering; }));
+  EXPECT_LT(Clock::now() - stopped, std::chrono::seconds(2));
+  EXPECT_EQ(group_.losses()[LossKind::kHeartbeat], 1);
+  EXPECT_TRUE(Eventually([&] { return kill(Pids().at(0), 0) != 0; })) << "the old process is gone";
+  heart_.beats = true;
+  ASSERT_TRUE(Serves());
+}
+
+TEST_F(SupervisorTest, GivesUpAfterFiveFailuresInARow) {
+  Program("exit 1");
+  heart_.beats = false;
+  Supervise();
+  ASSERT_TRUE(Eventually([&] { return !given_up().empty(); }));
+  EXPECT_THAT(given_up(), HasSubstr("5 failures in a row, the last: its process ended with exit "
+                                    "status 1"));
+  EXPECT_EQ(group_.state(), GroupState::kFailed);
+  EXPECT_EQ(Pids().size(), 5U);
+}
+
+TEST_F(SupervisorTest, PausesLongerEachTimeBeforeItStartsAgain) {
+  Program("exit 1");
+  heart_.beats = false;
+  rules_.back_off = absl::Milliseconds(100);
+  const auto began = Clock::now();
+  Supervise();
+  ASSERT_TRUE(Eventually([&] { return !given_up().empty(); }));
+  EXPECT_GE(Clock::now() - began, std::chrono::milliseconds(100 + 200 + 400));
+}
+
+TEST_F(SupervisorTest, CountsFromZeroAfterACompletedJob) {
+  Supervise();
+  for (size_t i = 0; i < 8; ++i) {
+    ASSERT_TRUE(Starts(i + 1));
+    ASSERT_TRUE(Serves());
+    group_.JobCompleted();
+    kill(Pids().at(i), SIGKILL);
+    ASSERT_TRUE(
+        Eventually([&] { return group_.state() != GroupState::kServing || Starts(i + 2); }));
+  }
+  EXPECT_EQ(given_up(), "");
+}
+
+TEST_F(SupervisorTest, GivesUpAtOnceOnAWorkerThatRefusesItsCommandLine) {
+  Program("exit 2");
+  heart_.beats = false;
+  Supervise();
+  ASSERT_TRUE(Eventually([&] { return !given_up().empty(); }));
+  EXPECT_EQ(Pids().size(), 1U);
+}
+
+TEST_F(SupervisorTest, ReplacesAWorkerThatFailed) {
+  Supervise();
+  ASSERT_TRUE(Serves());
+  heart_.failed = true;
+  ASSERT_TRUE(Eventually([&] { return group_.losses()[LossKind::kFailed] >= 1; }));
+  EXPECT_THAT(group_.failure(), HasSubstr("rank 1 threw"));
+  heart_.failed = false;
+  ASSERT_TRUE(Serves());
+}
+
+TEST_F(SupervisorTest, ReplacesAWorkerThatTheDispatcherComplainsOf) {
+  Supervise();
+  ASSERT_TRUE(Serves());
+  group_.Complain(group_.WaitServing()->epoch, "job failed");
+  ASSERT_TRUE(Starts(2));
+  EXPECT_EQ(group_.losses()[LossKind::kJob], 1);
+}
+
+TEST_F(SupervisorTest, ReplacesAWorkerWhoseJobSaysNothing) {
+  rules_.stall_timeout = absl::Milliseconds(100);
+  Supervise();
+  ASSERT_TRUE(Serves());
+  group_.SetRunning(group_.WaitServing()->epoch, MakeGeneration(TestSpec("a")), [] {});
+  ASSERT_TRUE(Eventually([&] { return group_.losses()[LossKind::kStalled] == 1; }));
+}
+
+TEST_F(SupervisorTest, ReplacesAWorkerThatDoesNotLoadInTime) {
+  rules_.load_timeout = absl::Milliseconds(200);
+  heart_.loading = true;
+  Supervise();
+  ASSERT_TRUE(Eventually([&] { return group_.losses()[LossKind::kLoadTimeout] >= 1; }));
+  EXPECT_EQ(group_.state(), GroupState::kStarting) << "it never served";
+}
+
+TEST_F(SupervisorTest, StopsItsWorkerAtTheEnd) {
+  Supervise();
+  ASSERT_TRUE(Serves());
+  const pid_t pid = Pids().at(0);
+  supervisor_.reset();
+  EXPECT_NE(kill(pid, 0), 0);
+}
+
+}  // namespace
+}  // namespace patchflow
