@@ -90,6 +90,7 @@ class Load:
             sampling=pb.SamplingParams(steps=draw.choice([2, 4, 8])),
         )
         request.scheduling.priority = draw.choice([pb.PRIORITY_LOW, pb.PRIORITY_NORMAL])
+        request.stream.preview_every_steps = draw.choice([0, 1])
         kind = draw.random()
         if kind < 0.1:
             request.image.width = 17  # Not a multiple of 16.

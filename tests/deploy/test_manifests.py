@@ -2,12 +2,13 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 import yaml
 from manifests import (CHART, KUSTOMIZE, OVERLAYS, SOURCES, container, frontend_config, helm_template, is_frontend,
                        objects, of_kind, pods, rendered_files, selects, validate)
-from tools import run, tool
+from tools import DEPLOY, TOP, run, tool
 
 sources = pytest.mark.parametrize("source", SOURCES)
 
@@ -68,6 +69,7 @@ def test_a_packaged_chart_renders_the_same(tmp_path):
     ("frontend.port=80", "minimum"),
     ("frontend.replicas=2", "replicas"),
     ('image.worker.digest="latest"', "pattern"),
+    ('frontend.security={"tokens":"t"}', "tokens need tls"),
     ("networkPolicy.clients=[]", "minItems"),
     ('autoscaling.prometheus="prometheus:9090"', "pattern"),
     ('worker.sharedMemory="8 GB"', "pattern"),
@@ -161,7 +163,8 @@ def test_the_front_end_has_no_gpu_and_is_probed_over_grpc(source):
     [pod] = [pod for pod in pods(objects(source)) if is_frontend(pod)]
     inner = container(pod)
     assert "nvidia.com/gpu" not in json.dumps(inner["resources"])
-    [port] = [port["containerPort"] for port in inner["ports"] if port["name"] == "grpc"]
+    [port] = [port["containerPort"] for port in inner["ports"] if port["name"] == "health"]
+    assert frontend_config(objects(source))["server"]["health"] == f"0.0.0.0:{port}"
     services = {name: inner[name]["grpc"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert services == {
         "startupProbe": {"port": port, "service": "liveness"},
@@ -218,6 +221,8 @@ def test_everything_mounted_exists(source):
     everything = objects(source)
     maps = {thing["metadata"]["name"] for thing in of_kind(everything, "ConfigMap")}
     for pod in pods(everything):
+        volumes = [volume["name"] for volume in pod["spec"]["volumes"]]
+        assert sorted(volumes) == sorted(mount["name"] for mount in container(pod)["volumeMounts"])
         for volume in pod["spec"]["volumes"]:
             if "configMap" in volume:
                 assert volume["configMap"]["name"] in maps
@@ -247,3 +252,14 @@ def test_the_readme_names_every_overlay():
     text = pathlib.Path(KUSTOMIZE.parent / "README.md").read_text()
     for name in OVERLAYS:
         assert f"`{name}`" in text, name
+
+
+def test_versions_and_images_are_those_that_are_built():
+    version = re.search(r"^project\(patchflow VERSION ([\d.]+)", (TOP / "CMakeLists.txt").read_text(), flags=re.M)[1]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == version
+    dockerfile = (DEPLOY / "container" / "Dockerfile").read_text()
+    built = {f"patchflow-{target}:{version}" for target in re.findall(r"^FROM \S+ AS (frontend|worker)$", dockerfile, flags=re.M)}
+    assert {container(pod)["image"] for pod in pods(objects("chart:"))} == built
+    compose = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())
+    assert compose["services"]["patchflow"]["image"] == f"patchflow-worker:${{PATCHFLOW_TAG:-{version}}}"

@@ -1,9 +1,11 @@
 """The manifests against the built programs: they take the configuration and the flags that are written there."""
 
 import json
+import pathlib
 import signal
 import subprocess
 
+import grpc
 import harness
 import pytest
 import yaml
@@ -11,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness import BIN, BUNDLED
 from manifests import SOURCES, container, frontend_config, is_frontend, objects, pods
 from monitoring import free_port
+from tools import run
 
 sources = pytest.mark.parametrize("source", SOURCES)
 TIMEOUT_S = 20
@@ -30,11 +33,30 @@ def ended(process: subprocess.Popen) -> str:
         raise
 
 
+def make_secrets(root: pathlib.Path):
+    """What the Secrets hold, at the paths where the pod has them, below `root`."""
+    for name in ("tls", "client-ca", "tokens"):
+        (root / f"etc/patchflow-{name}").mkdir(parents=True, exist_ok=True)
+    (root / "var/lib/patchflow").mkdir(parents=True, exist_ok=True)
+    pair = root / "etc/patchflow-tls"
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+        "-subj", "/CN=localhost", "-keyout", pair / "tls.key", "-out", pair / "tls.crt")
+    (root / "etc/patchflow-client-ca/ca.crt").write_text((pair / "tls.crt").read_text())
+    tokens = {"tokens": [{"name": "studio", "token": "a-token-of-the-tests"}]}
+    (root / "etc/patchflow-tokens/tokens.yaml").write_text(yaml.safe_dump(tokens))
+    for path in root.glob("etc/*/*"):
+        path.chmod(0o600)
+
+
 def server_says(config: dict, tmp_path) -> tuple[int, str]:
-    """Starts patchflow-server with the configuration on ports of its own, stops it once it listens."""
-    config["server"] = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0"}
+    """Starts patchflow-server with the configuration on ports and files of its own, stops it once it listens."""
+    config["server"] = {key: "127.0.0.1:0" for key in config["server"]}
     config["drain"]["delay"] = "0s"
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    text = yaml.safe_dump(config)
+    for folder in ("etc", "var/lib"):
+        text = text.replace(f"/{folder}/patchflow", f"{tmp_path}/{folder}/patchflow")
+    make_secrets(tmp_path)
+    (tmp_path / "config.yaml").write_text(text)
     process = start(BIN / "patchflow-server", "--config", tmp_path / "config.yaml")
     said = ""
     for line in process.stdout:
@@ -117,10 +139,14 @@ def test_what_an_overlay_describes_draws_an_image_and_answers_its_probes(source)
     everything = objects(source)
     group = RenderedGroup(everything)
     try:
-        with harness.Server([group]) as server:
+        # The listener for probes as the manifests have it, but for the address.
+        probed = f"127.0.0.1:{free_port()}"
+        assert frontend_config(everything)["server"]["health"].startswith("0.0.0.0:")
+        listeners = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "health": probed}
+        with harness.Server([group], {"server": listeners}) as server, grpc.insecure_channel(probed) as channel:
             server.wait_ready()
             [pod] = [pod for pod in pods(everything) if is_frontend(pod)]
-            health = health_pb2_grpc.HealthStub(server.channel)
+            health = health_pb2_grpc.HealthStub(channel)
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                 asked = health_pb2.HealthCheckRequest(service=container(pod)[probe]["grpc"]["service"])
                 assert health.Check(asked, timeout=5).status == health_pb2.HealthCheckResponse.SERVING

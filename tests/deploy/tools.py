@@ -56,12 +56,12 @@ def dashboard_queries() -> list[tuple[str, str]]:
 
 def metric_names(expression: str) -> set[str]:
     """The families and recorded series that a PromQL expression names."""
-    return set(re.findall(r"\b(?:[a-z_]+:)?patchflow_[a-z0-9_]+(?::[a-z0-9_]+)?", expression))
+    return set(re.findall(r"\b(?:[a-z_]+:)?(?:patchflow|process)_[a-z0-9_]+(?::[a-z0-9_]+)?", expression))
 
 
 def selectors(expression: str) -> list[str]:
     """The selectors of a PromQL expression, without ranges: 'patchflow_ready{model="m"}'."""
-    return re.findall(r"\b(?:[a-z_]+:)?patchflow_[a-z0-9_]+(?::[a-z0-9_]+)?(?:\{[^}]*\})?", expression)
+    return re.findall(r"\b(?:[a-z_]+:)?(?:patchflow|process)_[a-z0-9_]+(?::[a-z0-9_]+)?(?:\{[^}]*\})?", expression)
 
 
 def family_of(name: str) -> str:

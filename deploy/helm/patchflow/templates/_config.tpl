@@ -3,6 +3,8 @@
 server:
   listen: 0.0.0.0:{{ .Values.frontend.port }}
   metrics: 0.0.0.0:{{ .Values.frontend.metricsPort }}
+  health: 0.0.0.0:{{ .Values.frontend.healthPort }}
+  admin: 127.0.0.1:50053
 groups:
 {{- range (include "patchflow.groups" . | fromYaml).groups }}
   - name: {{ .id }}
@@ -12,6 +14,27 @@ groups:
 drain:
   delay: {{ .Values.frontend.drain.delaySeconds }}s
   timeout: {{ .Values.frontend.drain.timeoutSeconds }}s
+{{- with .Values.frontend.security }}
+{{- if or .tls .clientCa .tokens }}
+{{- if not .tls }}{{ fail "frontend.security: clientCa and tokens need tls" }}{{ end }}
+security:
+  tls:
+    certificate: /etc/patchflow-tls/tls.crt
+    key: /etc/patchflow-tls/tls.key
+    {{- if .clientCa }}
+    client_ca: /etc/patchflow-client-ca/ca.crt
+    {{- end }}
+  {{- if .tokens }}
+  tokens: /etc/patchflow-tokens/tokens.yaml
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.frontend.state }}
+{{- if .claim }}
+store: {directory: /var/lib/patchflow/store, max_bytes: {{ int64 .storeBytes }}}
+audit: {file: /var/lib/patchflow/audit.jsonl, max_bytes: {{ int64 .auditBytes }}}
+{{- end }}
+{{- end }}
 {{- with .Values.frontend.limits }}
 limits: {{- toYaml . | nindent 2 }}
 {{- end }}
