@@ -84,7 +84,7 @@ TEST_P(DecodeTogetherTest, RowsNeedNotDivide) {
 TEST(DecodeTogetherShapes, SlabsOfEachRankMayDiffer) {
   const Tensor latents = LatentsOf("tiny", 1, 9, 5);
   const Tensor whole = DecodeWhole(*LoadDecoder("tiny"), latents, {});
-  for (const int64_t workspace_bytes : {60'000, 75'000, 100'000}) {
+  for (const int64_t workspace_bytes : {20'000, 27'000, 40'000}) {
     VaeOptions options;
     options.workspace_bytes = workspace_bytes;
     EXPECT_LT(RelativeDifference(DecodedBy(2, "tiny", latents, options), whole), kExact)
@@ -141,7 +141,7 @@ class Agreement {
 
 // Shares and slabs of these ranks differ, and so would their numbers of tiles.
 constexpr int kUneven = 3;
-const VaeOptions kSmallSlabs{.read = {}, .workspace_bytes = 60'000};
+const VaeOptions kSmallSlabs{.read = {}, .workspace_bytes = 20'000};
 
 TEST(DecodeTogetherCancel, AsksAllRanksEquallyOften) {
   const Tensor latents = LatentsOf("tiny", 1, 7, 5);
