@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 
-#include "bench/cuda_time.h"
+#include "bench/timing.h"
 #include "engine/vae/layers.h"
 #include "engine/vae/row_ops.h"
 #include "engine/vae/wide_head_attention.h"
@@ -13,9 +14,13 @@
 namespace patchflow {
 namespace {
 
-constexpr int kWarmUp = 3;
-constexpr int kRepeats = 15;
+constexpr Repeats kRepeats{.warm_up = 3, .measured = 15};
+constexpr Repeats kOfAttention{.warm_up = 1, .measured = 3};
 constexpr int64_t kGroups = 32;
+
+double Ms(const std::function<void()>& run, Repeats repeats = kRepeats) {
+  return TimeOf(at::kCUDA, run, repeats).median_ms;
+}
 
 struct Pass {
   int64_t width;
@@ -56,7 +61,7 @@ class Slab {
     };
     std::printf("| %5ld | %4ld | %4ld | %5ld | %6.0f | %6.0f | %6.0f | %6.0f | %6.0f | %6.0f |\n",
                 pass_.width, pass_.in, pass_.out, rows_,
-                18 * elements_out * static_cast<double>(pass_.in) / convolve / 1e9,
+                TeraflopPerSecond(18 * elements_out * static_cast<double>(pass_.in), convolve),
                 4 * elements_in / normalize / 1e6,
                 4 * elements_out / store(StoreMode::kReplace) / 1e6,
                 6 * elements_out / store(StoreMode::kAdd) / 1e6, PhaseRate(), PhaseStoreRate());
@@ -70,14 +75,13 @@ class Slab {
     return at::randn(sizes, at::TensorOptions(at::kFloat).device(at::kCUDA));
   }
   static Tensor Image(const Tensor& rows) { return rows.unsqueeze(0).permute({0, 3, 1, 2}); }
-  static double Ms(const std::function<void()>& run) { return MedianMs(run, kWarmUp, kRepeats); }
 
   double PhaseRate() const {
     const Tensor window = Image(window_hWI_.narrow(0, 0, phase_rows_ + 2));
     const double flop = 8.0 * static_cast<double>(phase_rows_ + 1) *
                         static_cast<double>(pass_.width + 1) *
                         static_cast<double>(4 * pass_.in * pass_.in);
-    return flop / Ms([&] { phases_(window); }) / 1e9;
+    return TeraflopPerSecond(flop, Ms([&] { phases_(window); }));
   }
   double PhaseStoreRate() const {
     const Tensor from = phases_(Image(window_hWI_.narrow(0, 0, phase_rows_ + 2)));
@@ -107,9 +111,11 @@ void PrintAttention(int64_t tokens, at::TensorOptions options) {
   const double flop = 4.0 * static_cast<double>(tokens) * static_cast<double>(tokens) * kHead;
   std::printf("\n| tokens | workspace MiB | ms | TFLOP/s |\n|---|---|---|---|\n");
   for (const int64_t mib : {16, 32, 64, 128, 256, 512, 1024, 2048}) {
-    const double ms = MedianMs(
-        [&] { TiledAttention(q, k, v, {.workspace_bytes = mib << 20, .tile_done = {}}); }, 1, 3);
-    std::printf("| %ld | %ld | %.1f | %.0f |\n", tokens, mib, ms, flop / ms / 1e9);
+    const auto attend = [&] {
+      TiledAttention(q, k, v, {.workspace_bytes = mib << 20, .tile_done = {}});
+    };
+    const double ms = Ms(attend, kOfAttention);
+    std::printf("| %ld | %ld | %.1f | %.0f |\n", tokens, mib, ms, TeraflopPerSecond(flop, ms));
     std::fflush(stdout);
   }
 }
