@@ -8,10 +8,15 @@
 #include <optional>
 #include <tuple>
 
+#ifdef PATCHFLOW_CUDA
+#include "engine/attention_sm90.h"
+#endif
+
 namespace patchflow {
 namespace {
 
 constexpr int64_t kCudnnMaxHeadSize = 128;
+constexpr int64_t kSm90HeadSize = 72;
 constexpr int64_t kBiasAlignment = 16;
 
 struct Call {
@@ -62,7 +67,7 @@ AttentionPart RunMath(const Call& call) {
   return part;
 }
 
-AttentionPart Run(AttentionKernel kernel, const Call& call) {
+AttentionPart RunStock(AttentionKernel kernel, const Call& call) {
   switch (kernel) {
     case AttentionKernel::kCpuFlash:
       return RunCpuFlash(call);
@@ -70,10 +75,21 @@ AttentionPart Run(AttentionKernel kernel, const Call& call) {
       return RunCudnn(call);
     case AttentionKernel::kMemoryEfficient:
       return RunMemoryEfficient(call);
+    case AttentionKernel::kSm90:
     case AttentionKernel::kMath:
       break;
   }
   return RunMath(call);
+}
+
+AttentionPart RunSm90([[maybe_unused]] const Call& call) {
+#ifdef PATCHFLOW_CUDA
+  const auto tokens_first = [](const Tensor& x) { return x.transpose(1, 2); };
+  return AttendSm90(tokens_first(call.q_BHSD), tokens_first(call.k_BHTD), tokens_first(call.v_BHTD),
+                    call.bias_BHST.value_or(Tensor()), call.scale, call.with_lse);
+#else
+  TORCH_CHECK(false, "attention by sm90: not in this build");
+#endif
 }
 
 // A tensor shard without heads, a rank without queries.
@@ -84,28 +100,42 @@ AttentionPart NothingToAttend(const Tensor& q_BSHD) {
   return {at::zeros_like(q_BSHD, at::MemoryFormat::Contiguous), lse_BHS};
 }
 
-AttentionPart Attend(const Tensor& q_BSHD, const Tensor& k_BTHD, const Tensor& v_BTHD,
-                     const Tensor& bias, double scale, bool with_lse) {
+AttentionPart Attend(AttentionKernel kernel, const Tensor& q_BSHD, const Tensor& k_BTHD,
+                     const Tensor& v_BTHD, const Tensor& bias, double scale, bool with_lse) {
   if (q_BSHD.numel() == 0 || k_BTHD.numel() == 0) {
     return NothingToAttend(q_BSHD);
   }
-  const AttentionShape shape{q_BSHD.device().type(), q_BSHD.scalar_type(), q_BSHD.size(1),
-                             k_BTHD.size(1),         q_BSHD.size(3),       bias.defined()};
   Call call{q_BSHD.transpose(1, 2),
             k_BTHD.transpose(1, 2),
             v_BTHD.transpose(1, 2),
             std::nullopt,
-            scale != 0 ? scale : 1.0 / std::sqrt(static_cast<double>(shape.head_size)),
+            scale != 0 ? scale : 1.0 / std::sqrt(static_cast<double>(q_BSHD.size(3))),
             with_lse};
   if (bias.defined()) {
     call.bias_BHST = bias;
   }
-  AttentionPart part = Run(ChooseAttentionKernel(shape), call);
+  if (kernel == AttentionKernel::kSm90) {
+    return RunSm90(call);
+  }
+  AttentionPart part = RunStock(kernel, call);
   part.o_BSHD = part.o_BSHD.transpose(1, 2).contiguous();
   if (with_lse) {  // Kernels pad its rows, or keep a dimension of one behind them.
-    part.lse_BHS = part.lse_BHS.flatten(2).narrow(2, 0, shape.queries);
+    part.lse_BHS = part.lse_BHS.flatten(2).narrow(2, 0, q_BSHD.size(1));
   }
   return part;
+}
+
+bool HasOneBiasAKey(const Tensor& bias, const Tensor& k_BTHD) {
+  return bias.defined() && bias.dim() == 4 && bias.size(1) == 1 && bias.size(2) == 1 &&
+         bias.size(3) == k_BTHD.size(1) && bias.stride(3) == 1;
+}
+
+bool OnHopper([[maybe_unused]] const Tensor& x) {
+#ifdef PATCHFLOW_CUDA
+  return x.is_cuda() && IsHopper(x.device());
+#else
+  return false;
+#endif
 }
 
 }  // namespace
@@ -122,10 +152,25 @@ Tensor AlignBias(const Tensor& bias) {
   return at::constant_pad_nd(bias, {0, padded - length}).contiguous().narrow(-1, 0, length);
 }
 
+AttentionShape AttentionShapeOf(const Tensor& q_BSHD, const Tensor& k_BTHD, const Tensor& bias) {
+  return {.device = q_BSHD.device().type(),
+          .dtype = q_BSHD.scalar_type(),
+          .queries = q_BSHD.size(1),
+          .keys = k_BTHD.size(1),
+          .head_size = q_BSHD.size(3),
+          .biased = bias.defined(),
+          .one_bias_a_key = HasOneBiasAKey(bias, k_BTHD),
+          .hopper = OnHopper(q_BSHD)};
+}
+
 AttentionKernel ChooseAttentionKernel(const AttentionShape& shape) {
   const bool half = shape.dtype == at::kHalf || shape.dtype == at::kBFloat16;
   if (shape.device == at::kCPU) {
     return AttentionKernel::kCpuFlash;
+  }
+  if (shape.hopper && shape.dtype == at::kBFloat16 && shape.head_size == kSm90HeadSize &&
+      (!shape.biased || shape.one_bias_a_key)) {
+    return AttentionKernel::kSm90;
   }
   // cuDNN refuses single keys.
   if (half && !shape.biased && shape.head_size % 8 == 0 && shape.head_size <= kCudnnMaxHeadSize &&
@@ -142,6 +187,8 @@ std::string_view NameOf(AttentionKernel kernel) {
   switch (kernel) {
     case AttentionKernel::kCpuFlash:
       return "cpu-flash";
+    case AttentionKernel::kSm90:
+      return "sm90";
     case AttentionKernel::kCudnn:
       return "cudnn";
     case AttentionKernel::kMemoryEfficient:
@@ -154,11 +201,18 @@ std::string_view NameOf(AttentionKernel kernel) {
 
 Tensor Sdpa(const Tensor& q_BSHD, const Tensor& k_BTHD, const Tensor& v_BTHD, const Tensor& bias,
             double scale) {
-  return Attend(q_BSHD, k_BTHD, v_BTHD, bias, scale, false).o_BSHD;
+  const AttentionKernel kernel = ChooseAttentionKernel(AttentionShapeOf(q_BSHD, k_BTHD, bias));
+  return SdpaBy(kernel, q_BSHD, k_BTHD, v_BTHD, bias, scale);
+}
+
+Tensor SdpaBy(AttentionKernel kernel, const Tensor& q_BSHD, const Tensor& k_BTHD,
+              const Tensor& v_BTHD, const Tensor& bias, double scale) {
+  return Attend(kernel, q_BSHD, k_BTHD, v_BTHD, bias, scale, false).o_BSHD;
 }
 
 AttentionPart SdpaWithLse(const Tensor& q_BSHD, const Tensor& k_BTHD, const Tensor& v_BTHD) {
-  return Attend(q_BSHD, k_BTHD, v_BTHD, {}, 0, true);
+  const AttentionKernel kernel = ChooseAttentionKernel(AttentionShapeOf(q_BSHD, k_BTHD));
+  return Attend(kernel, q_BSHD, k_BTHD, v_BTHD, {}, 0, true);
 }
 
 }  // namespace patchflow

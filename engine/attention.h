@@ -17,12 +17,17 @@ struct AttentionShape {
   int64_t keys = 0;
   int64_t head_size = 0;
   bool biased = false;
+  bool one_bias_a_key = false;  // The bias is [B, 1, 1, T] and dense in T.
+  bool hopper = false;          // The GPU is of compute capability 9.0.
 };
+AttentionShape AttentionShapeOf(const Tensor& q_BSHD, const Tensor& k_BTHD,
+                                const Tensor& bias = {});
 
-enum class AttentionKernel { kCpuFlash, kCudnn, kMemoryEfficient, kMath };
+// kSm90 is our own kernel, for heads of 72 alone.
+enum class AttentionKernel { kCpuFlash, kSm90, kCudnn, kMemoryEfficient, kMath };
 
 // The only dispatch there is; pure. kMath, which holds all scores in memory, is left for head sizes
-// that no fused kernel takes.
+// that no fused kernel takes. Without `hopper` what would run if there were no kSm90.
 AttentionKernel ChooseAttentionKernel(const AttentionShape& shape);
 std::string_view NameOf(AttentionKernel kernel);
 
@@ -32,6 +37,10 @@ std::string_view NameOf(AttentionKernel kernel);
 //   scale: 0 takes 1 / sqrt(D).
 Tensor Sdpa(const Tensor& q_BSHD, const Tensor& k_BTHD, const Tensor& v_BTHD,
             const Tensor& bias = {}, double scale = 0);
+
+// Sdpa by a kernel given, which must serve the shape: for comparing kernels.
+Tensor SdpaBy(AttentionKernel kernel, const Tensor& q_BSHD, const Tensor& k_BTHD,
+              const Tensor& v_BTHD, const Tensor& bias = {}, double scale = 0);
 
 // The same numbers with rows at strides that the memory-efficient kernel can load; Sdpa copies a
 // bias that has others. For a bias that serves many calls.

@@ -291,12 +291,20 @@ int64_t WaveCost(const AttentionSm90Args& args, int warpgroups, int multiprocess
 
 AttentionSm90Schedule ChooseAttentionSm90Schedule(const AttentionSm90Args& args,
                                                   int multiprocessors) {
+  // A wave of three is worth 7/6 of its rows in waves of two; polynomials pay for short rows of
+  // scores. bench/results/attention_h200.json.
+  constexpr int64_t kCostOfThree = 6;
+  constexpr int64_t kCostOfTwo = 7;
+  constexpr int kMostKeysMixed = 4096;
   if (args.key_bias != nullptr) {
     return AttentionSm90Schedule::kTwo;
   }
-  return WaveCost(args, 3, multiprocessors) <= WaveCost(args, 2, multiprocessors)
-             ? AttentionSm90Schedule::kThreeInTurns
-             : AttentionSm90Schedule::kTwoInTurns;
+  if (WaveCost(args, 3, multiprocessors) * kCostOfThree <=
+      WaveCost(args, 2, multiprocessors) * kCostOfTwo) {
+    return AttentionSm90Schedule::kThree;
+  }
+  return args.keys <= kMostKeysMixed ? AttentionSm90Schedule::kTwoMixed
+                                     : AttentionSm90Schedule::kTwo;
 }
 
 std::string_view NameOf(AttentionSm90Schedule schedule) {

@@ -27,8 +27,9 @@ inline constexpr std::array kGemmTiles = {GemmTile::k128x192, GemmTile::k256x128
                                           GemmTile::k128x192Overlapped};
 std::string_view NameOf(GemmTile tile);
 
-// The tile that was fastest on an H200 among those and cuBLASLt, which none stands for; pure.
-// Measured by `patchflow-bench gemm`; what that printed is bench/results/gemm.json.
+// The tile that was fastest on an H200 among those and cuBLASLt, which none stands for; pure. For
+// products that PixArt-XL/2 has none of, 128x192, the best on the whole. Measured by
+// `patchflow-bench gemm`: bench/results/gemm_h200.json.
 std::optional<GemmTile> ChooseGemmTile(int64_t rows, int64_t in, int64_t out,
                                        GemmEpilogue epilogue);
 

@@ -141,5 +141,64 @@ TEST(AttentionTest, ChoosesTheKernelByShapeAlone) {
   EXPECT_EQ(on_gpu(at::kFloat, 16, 36, false), AttentionKernel::kMemoryEfficient);
 }
 
+// Our own kernel: Hopper, bfloat16, heads of 72, a bias a key or none; any number of keys.
+TEST(AttentionTest, ChoosesOurKernelWhereItServes) {
+  const AttentionShape served{.device = at::kCUDA,
+                              .dtype = at::kBFloat16,
+                              .queries = 16,
+                              .keys = 1,
+                              .head_size = 72,
+                              .hopper = true};
+  EXPECT_EQ(ChooseAttentionKernel(served), AttentionKernel::kSm90);
+  EXPECT_EQ(NameOf(AttentionKernel::kSm90), "sm90");
+  AttentionShape shape = served;
+  shape.biased = true;
+  EXPECT_EQ(ChooseAttentionKernel(shape), AttentionKernel::kMemoryEfficient);
+  shape.one_bias_a_key = true;
+  EXPECT_EQ(ChooseAttentionKernel(shape), AttentionKernel::kSm90);
+  shape = served;
+  shape.dtype = at::kHalf;
+  EXPECT_NE(ChooseAttentionKernel(shape), AttentionKernel::kSm90);
+  shape = served;
+  shape.head_size = 64;
+  EXPECT_NE(ChooseAttentionKernel(shape), AttentionKernel::kSm90);
+  shape = served;
+  shape.hopper = false;
+  EXPECT_NE(ChooseAttentionKernel(shape), AttentionKernel::kSm90);
+}
+
+TEST(AttentionTest, ShapesTellABiasOfKeysFromOthers) {
+  const Tensor q = at::empty({2, 5, 3, 72});
+  const Tensor k = at::empty({2, 19, 3, 72});
+  const AttentionShape shape = AttentionShapeOf(q, k);
+  EXPECT_EQ(shape.queries, 5);
+  EXPECT_EQ(shape.keys, 19);
+  EXPECT_EQ(shape.head_size, 72);
+  EXPECT_FALSE(shape.biased);
+  EXPECT_FALSE(shape.one_bias_a_key);
+  EXPECT_FALSE(shape.hopper);
+  const auto one_a_key = [&](const Tensor& bias) {
+    const AttentionShape biased = AttentionShapeOf(q, k, bias);
+    EXPECT_TRUE(biased.biased);
+    return biased.one_bias_a_key;
+  };
+  EXPECT_TRUE(one_a_key(at::empty({2, 1, 1, 19})));
+  EXPECT_TRUE(one_a_key(at::empty({1, 1, 1, 19})));
+  EXPECT_TRUE(one_a_key(AlignBias(at::empty({2, 1, 1, 19}))));
+  EXPECT_FALSE(one_a_key(at::empty({2, 1, 1, 38}).slice(3, 0, 38, 2)));
+  EXPECT_FALSE(one_a_key(at::empty({2, 1, 1, 1})));
+  EXPECT_FALSE(one_a_key(at::empty({2, 3, 1, 19})));
+  EXPECT_FALSE(one_a_key(at::empty({2, 1, 5, 19})));
+}
+
+TEST(AttentionTest, TakesTheKernelThatIsGiven) {
+  at::manual_seed(4);
+  const Tensor q = at::randn({2, 50, 3, 72});
+  const Tensor k = at::randn({2, 77, 3, 72});
+  const Tensor v = at::randn({2, 77, 3, 72});
+  EXPECT_TRUE(at::equal(SdpaBy(AttentionKernel::kCpuFlash, q, k, v), Sdpa(q, k, v)));
+  EXPECT_LT(LargestDifference(SdpaBy(AttentionKernel::kMath, q, k, v), Sdpa(q, k, v)), 1e-5);
+}
+
 }  // namespace
 }  // namespace patchflow

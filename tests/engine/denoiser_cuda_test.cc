@@ -102,6 +102,34 @@ TEST_F(CudaDenoiserTest, AttentionKernelsAgreeWithTheCpu) {
   }
 }
 
+// Slices of one product, text with padding, and operands that the copy engine can't address: odd
+// strides and addresses, one text for the whole batch.
+TEST_F(CudaDenoiserTest, OurAttentionAgreesWithStockKernels) {
+  const auto options = at::TensorOptions().device(kGpu).dtype(at::kBFloat16);
+  const Tensor qkv = at::randn({2, 300, 3, 4, 72}, options);
+  const Tensor text = at::randn({2, 21, 4, 72}, options);
+  const Tensor odd = at::randn({2, 21, 4, 73}, options).narrow(3, 1, 72);
+  const Tensor shared = at::randn({1, 21, 4, 72}, options).expand({2, 21, 4, 72});
+  Tensor padding = at::zeros({2, 1, 1, 21}, options);
+  padding.select(0, 1).narrow(-1, 9, 12).fill_(-10000);
+  const Tensor q = qkv.select(2, 0);
+  const auto expect_agreement = [&](const Tensor& k, const Tensor& v, const Tensor& bias) {
+    AttentionShape shape = AttentionShapeOf(q, k, bias);
+    EXPECT_EQ(ChooseAttentionKernel(shape),
+              shape.hopper ? AttentionKernel::kSm90 : AttentionKernel::kMemoryEfficient);
+    const Tensor stock =
+        SdpaBy(AttentionKernel::kMemoryEfficient, q, k.contiguous(), v.contiguous(), bias);
+    EXPECT_LT(RelativeDifference(Sdpa(q, k, v, bias), stock), 1e-2);
+  };
+  expect_agreement(text, text, AlignBias(padding));
+  expect_agreement(odd, odd, padding);
+  expect_agreement(shared, text, padding.narrow(0, 1, 1));
+  expect_agreement(text, shared, padding.narrow(0, 1, 1).expand({2, 1, 1, 21}));
+  const Tensor stock =
+      SdpaBy(AttentionKernel::kMemoryEfficient, q, qkv.select(2, 1), qkv.select(2, 2));
+  EXPECT_LT(RelativeDifference(Sdpa(q, qkv.select(2, 1), qkv.select(2, 2)), stock), 1e-2);
+}
+
 // What the fused product with GELU of the MLP takes it to be.
 TEST_F(CudaDenoiserTest, FusedGeluIsTheTanhForm) {
   for (at::ScalarType dtype : {at::kBFloat16, at::kHalf, at::kFloat}) {

@@ -160,6 +160,29 @@ TEST(AttentionSm90Test, LargeScoresDoNotOverflow) {
   EXPECT_LT(RelativeError(ours.o_BSHD, Reference(q, k, v, 0.1178).o_BSHD), 6e-3);
 }
 
+// On 132 multiprocessors, 16 heads: what was fastest on an H200, and partial waves.
+TEST(AttentionSm90Test, ChoosesTheScheduleThatWasMeasuredFastest) {
+  const auto choice = [](int batch, int queries, int keys) {
+    AttentionSm90Args args;
+    args.batch = batch;
+    args.heads = 16;
+    args.queries = queries;
+    args.keys = keys;
+    return NameOf(ChooseAttentionSm90Schedule(args, 132));
+  };
+  EXPECT_EQ(choice(2, 1024, 1024), "two mixed");
+  EXPECT_EQ(choice(2, 1024, 4096), "two mixed");
+  EXPECT_EQ(choice(2, 4096, 4096), "three");
+  EXPECT_EQ(choice(2, 2048, 16384), "three");
+  EXPECT_EQ(choice(2, 16384, 16384), "three");
+  EXPECT_EQ(choice(1, 65536, 65536), "three");
+  EXPECT_EQ(choice(2, 1024, 65536), "two");
+  AttentionSm90Args biased;
+  biased.batch = biased.heads = biased.queries = biased.keys = 4096;
+  biased.key_bias = &biased;
+  EXPECT_EQ(NameOf(ChooseAttentionSm90Schedule(biased, 132)), "two");
+}
+
 TEST(AttentionSm90Test, RefusesNoKeys) {
   AttentionSm90Args args;
   args.batch = args.heads = args.queries = 1;

@@ -141,6 +141,51 @@ TEST_P(GemmSm90TileTest, GivesTheSameBitsEveryTime) {
 
 INSTANTIATE_TEST_SUITE_P(Tiles, GemmSm90TileTest, ::testing::ValuesIn(kGemmTiles));
 
+std::string Chosen(int64_t rows, int64_t in, int64_t out, GemmEpilogue epilogue) {
+  const auto tile = ChooseGemmTile(rows, in, out, epilogue);
+  return tile ? std::string(NameOf(*tile)) : "cuBLASLt";
+}
+
+// At the rows that were measured, and up to half-way to the next.
+TEST(GemmSm90ChoiceTest, TakesWhatWasMeasuredFastest) {
+  const auto qkv = [](int64_t rows) { return Chosen(rows, 1152, 3456, GemmEpilogue::kBias); };
+  EXPECT_EQ(qkv(1), "256x128");
+  EXPECT_EQ(qkv(1448), "256x128");
+  EXPECT_EQ(qkv(1449), "cuBLASLt");
+  EXPECT_EQ(qkv(4096), "cuBLASLt");
+  EXPECT_EQ(qkv(8192), "64x192 in turns");
+  EXPECT_EQ(qkv(16384), "64x192 in turns");
+  EXPECT_EQ(qkv(16385), "128x192 overlapped");
+  EXPECT_EQ(qkv(1000000), "128x192 overlapped");
+  EXPECT_EQ(Chosen(8192, 1152, 1152, GemmEpilogue::kBias), "128x192 overlapped");
+  EXPECT_EQ(Chosen(8192, 1152, 1152, GemmEpilogue::kBiasResidual), "128x192 overlapped");
+  EXPECT_EQ(Chosen(8192, 1152, 4608, GemmEpilogue::kBiasGelu), "64x192 in turns");
+  EXPECT_EQ(Chosen(8192, 4608, 1152, GemmEpilogue::kBiasResidual), "128x192");
+  EXPECT_EQ(Chosen(8192, 1152, 1728, GemmEpilogue::kBias), "128x192");
+  EXPECT_EQ(Chosen(0, 1152, 3456, GemmEpilogue::kBias), "cuBLASLt");
+}
+
+// Every product of a block with every tile that it may be given, at rows that fill no tile.
+TEST(GemmSm90ChoiceTest, EveryChoiceMultiplies) {
+  at::manual_seed(35);
+  using Product = std::tuple<int, int, GemmEpilogue>;
+  for (const auto& [in, out, epilogue] :
+       {Product{1152, 3456, GemmEpilogue::kBias}, Product{1152, 1152, GemmEpilogue::kBias},
+        Product{1152, 1152, GemmEpilogue::kBiasResidual},
+        Product{1152, 4608, GemmEpilogue::kBiasGelu},
+        Product{4608, 1152, GemmEpilogue::kBiasResidual}}) {
+    for (const int rows : {1000, 2000, 4000, 8000, 32000}) {
+      const auto tile = ChooseGemmTile(rows, in, out, epilogue);
+      if (!tile) continue;
+      const Operands t(rows, in, out);
+      const Tensor y = t.Poisoned();
+      ASSERT_EQ(LaunchGemmSm90(t.Args(y), epilogue, *tile, at::cuda::getCurrentCUDAStream()),
+                cudaSuccess);
+      EXPECT_LT(RelativeError(y, Reference(t, epilogue)), 3e-3) << rows << " " << NameOf(*tile);
+    }
+  }
+}
+
 TEST(GemmSm90RefusalTest, FeaturesThatAreNotWholeVectors) {
   const Operands t(16, 16, 16);
   GemmSm90Args args = t.Args(t.residual);
