@@ -40,17 +40,19 @@ run_part() {
     attention) limit 90 bench attention ;;
     gemm) limit 90 bench gemm ;;
     step) limit 120 bench step --sizes 512,1024,2048 --budget-s 12 --kernels ;;
-    step_own) limit 90 bench step --sizes 1024,2048 --budget-s 8 --attention own ;;
+    step_stock) limit 90 bench step --sizes 1024,2048 --budget-s 8 --attention stock ;;
+    step_short) limit 60 bench step --sizes 1024,2048 --budget-s 5 --kernels ;;
     step_4096) limit 100 bench --repeats 3 --warm-up 1 step --sizes 4096 --budget-s 15 ;;
     text) limit 90 bench text ;;
     diffusers) peer 60 --sizes 1024,2048 ;;
-    diffusers_compiled) peer 240 --sizes 1024,2048 --compile ;;
+    diffusers_compiled) peer 120 --sizes 1024 --compile ;;
+    diffusers_compiled_2048) peer 240 --sizes 2048 --compile ;;
     diffusers_4096) peer 100 --sizes 4096 --repeats 3 --warm-up 1 ;;
     *) echo "no part $1" >&2; return 2 ;;
   esac
 }
-default_parts=(test_norm test_residual test_guided_step test_gemm test_attention test_layers attention gemm step step_own diffusers_compiled
-  test_denoiser step_4096 diffusers_4096 text)
+default_parts=(test_norm test_residual test_guided_step test_gemm test_attention test_layers test_denoiser attention gemm
+  step step_stock diffusers_compiled diffusers_compiled_2048 step_4096 diffusers_4096 text)
 
 [ $# -gt 0 ] || set -- "${default_parts[@]}"
 failed=0

@@ -14,12 +14,12 @@
 #include "bench/random_model.h"
 #include "bench/report.h"
 #include "bench/step_loop.h"
+#include "engine/attention.h"
 #include "engine/device.h"
 #include "tests/engine/weights/scratch_dir.h"
 
 #ifdef PATCHFLOW_CUDA
 #include "bench/kernel_trace.h"
-#include "bench/own_attention.h"
 #endif
 
 namespace patchflow {
@@ -39,22 +39,18 @@ struct Options {
   double budget_s = 20;
 };
 
-#ifdef PATCHFLOW_CUDA
-class OwnSelfAttention final : public SelfAttention {
+// By what would run without our own kernel, for comparison; cross-attention stays the engine's.
+class StockSelfAttention final : public SelfAttention {
  public:
   Tensor Attend(const AttentionInput& in) override {
-    return OwnAttention(in.q_BSHD, in.k_BSHD, in.v_BSHD, ChosenSchedule(in.q_BSHD, in.k_BSHD));
+    AttentionShape shape = AttentionShapeOf(in.q_BSHD, in.k_BSHD);
+    shape.hopper = false;
+    return SdpaBy(ChooseAttentionKernel(shape), in.q_BSHD, in.k_BSHD, in.v_BSHD);
   }
 };
-#endif
 
 std::unique_ptr<SelfAttention> MakeAttention(const std::string& name) {
-#ifdef PATCHFLOW_CUDA
-  if (name == "own") return std::make_unique<OwnSelfAttention>();
-#endif
-  if (name != "engine") {
-    throw CLI::ValidationError("--attention", name + ": not in this build");
-  }
+  if (name == "stock") return std::make_unique<StockSelfAttention>();
   return std::make_unique<LocalAttention>();
 }
 
@@ -206,7 +202,7 @@ void Run(const CommonOptions& common, Options options) {
       "step", device,
       (options.model.empty() ? "PixArt-XL/2's shape, " + std::to_string(options.blocks) + " blocks"
                              : options.model) +
-          ", guidance batch of two, attention of the " + options.attention,
+          ", guidance batch of two, self-attention: " + options.attention,
       {{"size_px", "px"},
        {"eager_ms", "eager ms", 2},
        {"graph_ms", "CUDA graph ms", 2},
@@ -235,8 +231,10 @@ void AddStepCommand(CLI::App& app, const CommonOptions& common) {
   command->add_option("--text-tokens", options->text_tokens)
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  command->add_option("--attention", options->attention, "The engine's choice, or our kernel")
-      ->check(CLI::IsMember({"engine", "own"}))
+  command
+      ->add_option("--attention", options->attention,
+                   "Self-attention: the engine's choice, or stock")
+      ->check(CLI::IsMember({"engine", "stock"}))
       ->capture_default_str();
   command->add_option("--model", options->model, "A checkpoint instead of random weights");
   command->add_flag("--kernels", options->kernels, "Print the kernels of a step");

@@ -34,6 +34,7 @@ def report(tmp_path, *arguments):
         (["gemm"], "stock"),
         (["attention"], "stock"),
         (["step", "--sizes", "64,128", "--blocks", "1"], "eager_ms"),
+        (["step", "--sizes", "64", "--blocks", "1", "--attention", "stock"], "eager_ms"),
         (["step", "--model", "models/shapes-256", "--sizes", "64"], "eager_ms"),
         (["cpu", "--steps", "2", "--size", "64"], "image_ms"),
         (["text"], "ms"),
