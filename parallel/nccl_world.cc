@@ -83,7 +83,11 @@ class JoinedWorld final : public NcclWorld {
   // Until what `begin` began is over.
   void Await(const std::string& what, const std::function<ncclResult_t(ncclComm_t*)>& begin) {
     const auto until = NcclHandle::Clock::now() + absl::ToChronoNanoseconds(watchdog_->timeout());
+    // A split returns ncclSuccess while it is in progress: only the state tells.
     ncclResult_t result = handle_->Call("split", begin);
+    if (result == ncclSuccess || result == ncclInProgress) {
+      result = State();
+    }
     while (result == ncclInProgress) {
       watchdog_->ThrowIfAborted(handle_->name());
       if (NcclHandle::Clock::now() >= until) {
@@ -92,16 +96,20 @@ class JoinedWorld final : public NcclWorld {
                                                       " for the others to ", what));
       }
       std::this_thread::sleep_for(kProgressPoll);
-      result = handle_->Call("split", [](ncclComm_t* comm) {
-        ncclResult_t state = ncclSuccess;
-        const ncclResult_t asked = ncclCommGetAsyncError(*comm, &state);
-        return asked == ncclSuccess ? state : asked;
-      });
+      result = State();
     }
     if (result != ncclSuccess) {
       watchdog_->Fail(handle_->name(), absl::StrCat("rank ", rank_, " of ", size_, " can't ", what,
                                                     ": ", handle_->ErrorText(result)));
     }
+  }
+
+  ncclResult_t State() {
+    return handle_->Call("split", [](ncclComm_t* comm) {
+      ncclResult_t state = ncclSuccess;
+      const ncclResult_t asked = ncclCommGetAsyncError(*comm, &state);
+      return asked == ncclSuccess ? state : asked;
+    });
   }
 
   const ncclUniqueId id_;
