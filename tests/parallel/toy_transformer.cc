@@ -14,6 +14,8 @@ namespace {
 constexpr int64_t kExpansion = 3;
 constexpr int64_t kModulations = 4;  // Scale, gate of the attention; scale, gate of the MLP.
 constexpr double kMaskedBias = -10000;
+// Of what a block adds to its input: rounding grows little over many blocks and steps.
+constexpr double kBranchScale = 0.5;
 
 // Draws whole matrices, so that every shard and stage sees the same numbers, and keeps a part.
 class Drawer {
@@ -169,12 +171,12 @@ ToyBlock ToyTransformer::DrawBlock(Drawer& drawer) const {
   const double unit = 1 / std::sqrt(static_cast<double>(width));
   ToyBlock block;
   block.qkv = {drawer.Draw({width, 3 * width}, 1.5 * unit), drawer.Draw({3 * width}, 0.1)};
-  block.out.weight_IO = drawer.Draw({width, width}, unit);
+  block.out.weight_IO = drawer.Draw({width, width}, kBranchScale * unit);
   block.cross_q = {drawer.Draw({width, width}, unit), {}};
   block.cross_kv = {drawer.Draw({kToyTextWidth, 2 * width}, 0.5), {}};
-  block.cross_out.weight_IO = drawer.Draw({width, width}, unit);
+  block.cross_out.weight_IO = drawer.Draw({width, width}, kBranchScale * unit);
   block.up = {drawer.Draw({width, hidden}, unit), drawer.Draw({hidden}, 0.1)};
-  block.down.weight_IO = drawer.Draw({hidden, width}, unit);
+  block.down.weight_IO = drawer.Draw({hidden, width}, kBranchScale * unit);
   block.out_bias_E = drawer.Draw({width}, 0.1);
   block.cross_bias_E = drawer.Draw({width}, 0.1);
   block.down_bias_E = drawer.Draw({width}, 0.1);
