@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <tuple>
 #include <vector>
 
 namespace patchflow {
@@ -191,13 +192,21 @@ TEST(AttentionTest, ShapesTellABiasOfKeysFromOthers) {
   EXPECT_FALSE(one_a_key(at::empty({2, 1, 5, 19})));
 }
 
+// On CPUs the choice is LibTorch's kernel, bit for bit.
 TEST(AttentionTest, TakesTheKernelThatIsGiven) {
   at::manual_seed(4);
   const Tensor q = at::randn({2, 50, 3, 72});
   const Tensor k = at::randn({2, 77, 3, 72});
   const Tensor v = at::randn({2, 77, 3, 72});
-  EXPECT_TRUE(at::equal(SdpaBy(AttentionKernel::kCpuFlash, q, k, v), Sdpa(q, k, v)));
-  EXPECT_LT(LargestDifference(SdpaBy(AttentionKernel::kMath, q, k, v), Sdpa(q, k, v)), 1e-5);
+  const auto flash = at::_scaled_dot_product_flash_attention_for_cpu(
+      q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 0.0, false, {},
+      1.0 / std::sqrt(72.0));
+  const Tensor expected = std::get<0>(flash).transpose(1, 2);
+  EXPECT_TRUE(at::equal(Sdpa(q, k, v), expected));
+  EXPECT_TRUE(at::equal(SdpaBy(AttentionKernel::kCpuFlash, q, k, v), expected));
+  const Tensor by_math = SdpaBy(AttentionKernel::kMath, q, k, v);
+  EXPECT_FALSE(at::equal(by_math, expected));
+  EXPECT_LT(LargestDifference(by_math, expected), 1e-5);
 }
 
 }  // namespace
