@@ -16,7 +16,7 @@ foreach(part communicator mesh_edges)
   patchflow_nccl_test(${part} ${part}_over_nccl)
 endforeach()
 # Networks in bfloat16, and again in float32.
-foreach(part methods tensor_parallel ulysses ring guidance_split distrifusion)
+foreach(part methods tensor_parallel ulysses ring guidance_split distrifusion pipefusion)
   patchflow_nccl_test(${part} ${part}_over_nccl)
   set(name parallel/${part}_over_nccl_float32)
   add_test(NAME ${name} COMMAND ${part}_over_nccl WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
