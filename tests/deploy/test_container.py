@@ -60,6 +60,13 @@ def head() -> str:
     return run("git", "-C", TOP, "rev-parse", "HEAD").stdout.strip()
 
 
+def unmount_below(folder: str):
+    """What the storage driver, or a build that was interrupted, left mounted."""
+    mounted = [line.split()[1] for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
+    for place in reversed([place for place in mounted if place.startswith(folder + "/")]):
+        run("umount", "--lazy", place)
+
+
 @pytest.fixture(scope="module")
 def storage():
     """Images and containers of this test alone, about 15 GB while it runs."""
@@ -68,10 +75,10 @@ def storage():
         config = pathlib.Path(folder, "storage.conf")
         config.write_text(f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n')
         patch.setenv("CONTAINERS_STORAGE_CONF", str(config))
-        yield
-        run("buildah", "rm", "--all", timeout=300)
-        run("buildah", "rmi", "--all", "--force", timeout=300)
-        run("umount", f"{folder}/graph/overlay", ok=False)  # Kept mounted by the driver.
+        try:
+            yield
+        finally:
+            unmount_below(folder)
 
 
 @pytest.fixture(scope="module", params=["frontend", "worker"])
