@@ -62,8 +62,6 @@ nlohmann::json Measure(const Shape& shape, const CommonOptions& common) {
   Repeats repeats = common.repeats;
   if (shape.keys > 20000) repeats = {std::min(repeats.warm_up, 1), std::min(repeats.measured, 5)};
   nlohmann::json row = {{"batch", shape.batch}, {"queries", shape.queries}, {"keys", shape.keys}};
-  double stock = 0;
-  double own = 0;
   const auto rate = [&](const std::string& kernel, const std::function<void()>& run) {
     const double found = TeraflopPerSecond(flop, TimeOf(device, run, repeats, burst).median_ms);
     row[kernel] = found;
@@ -71,9 +69,10 @@ nlohmann::json Measure(const Shape& shape, const CommonOptions& common) {
   };
   const AttentionKernel stock_kernel = StockKernel(AttentionShapeOf(q, k, bias));
   row["stock_kernel"] = std::string(NameOf(stock_kernel));
-  stock = rate("stock", [&] { SdpaBy(stock_kernel, q, k, v, bias); });
+  [[maybe_unused]] const double stock = rate("stock", [&] { SdpaBy(stock_kernel, q, k, v, bias); });
 #ifdef PATCHFLOW_CUDA
   if (device.is_cuda() && at::cuda::getCurrentDeviceProperties()->major == 9) {
+    double own = 0;
     for (const AttentionSm90Schedule schedule : kAttentionSm90Schedules) {
       if (shape.biased && schedule != AttentionSm90Schedule::kTwo) continue;
       own = std::max(

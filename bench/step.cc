@@ -79,9 +79,9 @@ double FlopOf(const TransformerConfig& config, int64_t tokens, int64_t text_toke
          (28 * p * d * d + 4 * p * p * d + 4 * p * n * d);
 }
 
+#ifdef PATCHFLOW_CUDA
 using Kernels = std::map<std::string, std::pair<int64_t, double>>;  // Launches, milliseconds.
 
-#ifdef PATCHFLOW_CUDA
 // Of one step: what two steps run beyond one, without graphs, which run the same kernels.
 Kernels KernelsOfAStep(StepLoop& loop) {
   loop.Run({.steps = 2});
@@ -93,7 +93,6 @@ Kernels KernelsOfAStep(StepLoop& loop) {
   }
   return kernels;
 }
-#endif
 
 nlohmann::json JsonOf(const Kernels& kernels) {
   std::vector<std::pair<std::string, std::pair<int64_t, double>>> sorted(kernels.begin(),
@@ -106,6 +105,7 @@ nlohmann::json JsonOf(const Kernels& kernels) {
   }
   return rows;
 }
+#endif
 
 void PrintKernels(const nlohmann::json& rows) {
   constexpr size_t kLongestName = 110;
