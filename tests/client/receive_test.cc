@@ -128,9 +128,8 @@ TEST_F(ReceiveTest, RefusesOtherBytesAfterARetry) {
                                 const FakeService::Write& write) {
     Script script(request.request_id());
     script.Accepted(2, 5);
-    script.Image(0, 5, ImageBytes(calls_), 5000);
+    script.Image(0, 5, ImageBytes(calls_++), 5000);  // Before the client sees any of it.
     for (const auto& message : script.messages) write(message);
-    ++calls_;
     return grpc::Status(grpc::UNAVAILABLE, "connection lost");
   };
   const GenerationResult result = Run();
