@@ -8,10 +8,10 @@ over weights and output. What bench-vae does, in one run with it.
 import argparse
 import json
 import pathlib
-import statistics
 import sys
 
 import torch
+from diffusers_step import median_ms
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import full_size_model  # noqa: E402
@@ -25,20 +25,6 @@ def repeats_at(size_px: int) -> tuple[int, int]:
     if size_px <= 2048:
         return 3, 15
     return (2, 5) if size_px <= 4096 else (1, 3)
-
-
-def median_ms(run, warm_up: int, repeats: int) -> float:
-    for _ in range(warm_up):
-        run()
-    times = []
-    for _ in range(repeats):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return statistics.median(times)
 
 
 def measure(vae, size_px: int, dtype: torch.dtype) -> dict:
