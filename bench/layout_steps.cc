@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <stdexcept>
 #include <utility>
@@ -59,8 +61,14 @@ class CountingMonitor final : public StepMonitor {
     return step < steps_;
   }
   std::vector<double> TimesMs() const { return marks_->Between(); }
-  int64_t BytesOfLastStep() const {
-    return sent_bytes_.at(sent_bytes_.size() - 1) - sent_bytes_.at(sent_bytes_.size() - 2);
+  // The most of any step from `first` on: replays of captured communication are not counted, but
+  // the step that is captured is.
+  int64_t BytesOfAStep(size_t first) const {
+    int64_t most = 0;
+    for (size_t step = first; step + 1 < sent_bytes_.size(); ++step) {
+      most = std::max(most, sent_bytes_[step + 1] - sent_bytes_[step]);
+    }
+    return most;
   }
 
  private:
@@ -78,16 +86,17 @@ class EveryStep final : public StepMonitor {
 }  // namespace
 
 LayoutSteps::LayoutSteps(const Layout& layout, const std::filesystem::path& transformer_dir,
-                         const GpuRank& rank)
+                         const RankThread& rank)
     : layout_(layout),
       device_(rank.device),
       world_(rank.world),
       member_(layout, world_, ValueOf(ReadTransformerConfig(transformer_dir))) {
   const EnginePorts ports = member_.ports();
   transformer_ = ValueOf(LoadTransformer(
-      transformer_dir,
-      {.read = {.device = device_, .dtype = at::kBFloat16, .shard = ports.transformer_shard},
-       .blocks = ports.blocks}));
+      transformer_dir, {.read = {.device = device_,
+                                 .dtype = device_.is_cuda() ? at::kBFloat16 : at::kFloat,
+                                 .shard = ports.transformer_shard},
+                        .blocks = ports.blocks}));
 }
 
 Layout LayoutSteps::LayoutOf(StepPhase phase) const {
@@ -101,7 +110,9 @@ StepFigures LayoutSteps::Measure(int64_t size_px, StepPhase phase, Repeats repea
   const auto denoiser = MakeDenoiser(*transformer_, LayoutOf(phase), member_.mesh());
   const Sampler sampler = SamplerOf(kSamplerSteps, device_);
   const DenoiseJob job = MakeJob(*transformer_, size_px, sampler, device_);
-  CountingMonitor monitor(device_, world_, repeats.warm_up + repeats.measured);
+  const int first = phase.stale ? layout_.warmup_steps + 1 : 1;
+  const int warm_up = std::max(repeats.warm_up, first + (phase.cuda_graphs ? 2 : 0));
+  CountingMonitor monitor(device_, world_, warm_up + repeats.measured);
   ResetPeakMemory(device_);
   try {
     denoiser->Denoise(job, monitor);
@@ -110,18 +121,24 @@ StepFigures LayoutSteps::Measure(int64_t size_px, StepPhase phase, Repeats repea
     // As meant.
   }
   std::vector<double> times_ms = monitor.TimesMs();
-  times_ms.erase(times_ms.begin(), times_ms.begin() + repeats.warm_up);
+  times_ms.erase(times_ms.begin(), times_ms.begin() + warm_up);
   return {.time = QuantilesOf(std::move(times_ms)),
-          .sent_bytes = phase.cuda_graphs ? 0 : monitor.BytesOfLastStep(),
+          .sent_bytes = monitor.BytesOfAStep(static_cast<size_t>(first)),
           .peak_bytes = MemoryOf(device_).peak_bytes};
 }
 
-Tensor LayoutSteps::Latents(int64_t size_px, StepPhase phase, int steps) {
+ImageFigures LayoutSteps::Image(int64_t size_px, StepPhase phase, int steps) {
   const auto denoiser = MakeDenoiser(*transformer_, LayoutOf(phase), member_.mesh());
   const Sampler sampler = SamplerOf(steps, device_);
   const DenoiseJob job = MakeJob(*transformer_, size_px, sampler, device_);
   EveryStep monitor;
-  return denoiser->Denoise(job, monitor).cpu();
+  denoiser->Denoise(job, monitor);
+  WaitForDevice(device_);
+  const auto begin = std::chrono::steady_clock::now();
+  ImageFigures image{denoiser->Denoise(job, monitor).cpu()};
+  const std::chrono::duration<double, std::milli> passed = std::chrono::steady_clock::now() - begin;
+  image.ms = passed.count();
+  return image;
 }
 
 double PsnrDb(const Tensor& actual, const Tensor& expected) {

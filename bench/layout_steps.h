@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "bench/gpu_ranks.h"
+#include "bench/rank_threads.h"
 #include "bench/timing.h"
 #include "engine/transformer.h"
 #include "parallel/counting_communicator.h"
@@ -26,23 +26,29 @@ struct StepPhase {
 
 struct StepFigures {
   Quantiles time;
-  int64_t sent_bytes = 0;  // Of one step. 0 with graphs, whose replays nobody counts.
+  int64_t sent_bytes = 0;  // Of one step.
   int64_t peak_bytes = 0;  // Tensors at most, weights included.
+};
+
+struct ImageFigures {
+  Tensor latents;  // Final ones, on the host.
+  double ms = 0;   // From noise and the text's encoding to them; no decoding.
 };
 
 // On the rank's thread; every method is a collective of the group. Owns communicators and weights.
 class LayoutSteps {
  public:
   LayoutSteps(const Layout& layout, const std::filesystem::path& transformer_dir,
-              const GpuRank& rank);
+              const RankThread& rank);
 
   int64_t parameter_bytes() const { return transformer_->parameter_bytes(); }
 
-  // Of steps that follow `repeats.warm_up` others of one request.
+  // Of steps that follow `repeats.warm_up` others of one request, or as many more as the phase
+  // needs to have begun and to have been captured.
   StepFigures Measure(int64_t size_px, StepPhase phase, Repeats repeats);
-  // A whole image in so many steps, from seeds that depend on the size alone: final latents on the
-  // host.
-  Tensor Latents(int64_t size_px, StepPhase phase, int steps);
+  // A whole image in so many steps, from seeds that depend on the size alone, after another that is
+  // not timed.
+  ImageFigures Image(int64_t size_px, StepPhase phase, int steps);
 
  private:
   Layout LayoutOf(StepPhase phase) const;

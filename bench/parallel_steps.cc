@@ -1,11 +1,12 @@
 // One denoising step of PixArt-XL/2's shape (28 blocks, 16 heads of 72, 300 text tokens, guidance
-// batch of two, bfloat16) by every layout, beside one GPU in the same run: milliseconds, bytes
-// sent, memory, and how far final latents are from those of one GPU.
+// batch of two, bfloat16) by every layout, beside one rank in the same run: milliseconds, bytes
+// sent, memory, what an image takes, and how far its latents are from those of one rank.
 //
 //   bench-parallel-steps --sizes 1024,2048 --json FILE [--model DIR] [--layouts 'A;B'] ...
 //
 // Weights are random unless --model names a checkpoint. A row is of the slowest rank, or of the one
-// with the most bytes.
+// with the most bytes. The file is written anew after every layout. On CPUs ranks are threads, and
+// numbers are float32: for small shapes.
 #include <ATen/ATen.h>
 
 #include <CLI/CLI.hpp>
@@ -13,6 +14,7 @@
 #include <cstdio>
 #include <exception>
 #include <map>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -22,6 +24,7 @@
 #include "absl/strings/str_join.h"
 #include "bench/layout_steps.h"
 #include "bench/random_model.h"
+#include "bench/rank_threads.h"
 #include "bench/report.h"
 #include "engine/device.h"
 #include "tests/engine/weights/scratch_dir.h"
@@ -32,6 +35,7 @@ namespace {
 constexpr double kMegabyte = 1e6;
 constexpr double kGigabyte = 1e9;
 constexpr int64_t kLargePx = 4096;  // From here on fewer steps are measured.
+constexpr Repeats kSmall{5, 20};
 constexpr Repeats kLarge{2, 5};
 constexpr absl::Duration kLimit = absl::Minutes(8);  // Of one layout.
 
@@ -45,10 +49,21 @@ struct Options {
                                       "pipefusion=2,patches=2,warmup_steps=1",
                                       "pipefusion=2,patches=4,warmup_steps=1"};
   std::vector<std::string> graphs = {"off", "on"};
-  Repeats repeats;
+  std::string device = "cuda";
+  std::optional<int> warm_up;
+  std::optional<int> repeats;
   int image_steps = 20;
+  bool beside_serial = true;
+  PixArtShape shape;
   std::string model;
+  std::string random_model;
   std::string json;
+
+  at::DeviceType device_type() const { return device == "cuda" ? at::kCUDA : at::kCPU; }
+  Repeats RepeatsAt(int64_t size_px) const {
+    const Repeats usual = size_px < kLargePx ? kSmall : kLarge;
+    return {warm_up.value_or(usual.warm_up), repeats.value_or(usual.measured)};
+  }
 };
 
 struct Cell {
@@ -64,7 +79,7 @@ struct Cell {
 struct RankResults {
   int64_t parameter_bytes = 0;
   std::map<Cell, StepFigures> figures;
-  std::map<Cell, Tensor> latents;  // Of the last way of running each phase.
+  std::map<Cell, ImageFigures> images;  // By the last way of running each phase.
 };
 
 class LayoutBench {
@@ -74,7 +89,7 @@ class LayoutBench {
 
   std::vector<RankResults> Measure(const Layout& layout) const {
     std::vector<RankResults> results(layout.ranks());
-    RunOnGpus(layout.ranks(), kLimit, [&](const GpuRank& rank) {
+    RunOnRanks(options_.device_type(), layout.ranks(), kLimit, [&](const RankThread& rank) {
       RankResults& mine = results[rank.world.rank()];
       LayoutSteps steps(layout, transformer_dir_, rank);
       mine.parameter_bytes = steps.parameter_bytes();
@@ -89,14 +104,13 @@ class LayoutBench {
 
  private:
   void MeasurePhase(int64_t size_px, bool stale, LayoutSteps& steps, RankResults& mine) const {
-    const Repeats repeats = size_px < kLargePx ? options_.repeats : kLarge;
     Cell last{};
     for (const std::string& graphs : options_.graphs) {
       last = {size_px, {stale, graphs == "on"}};
-      mine.figures[last] = steps.Measure(size_px, last.phase, repeats);
+      mine.figures[last] = steps.Measure(size_px, last.phase, options_.RepeatsAt(size_px));
     }
     if (options_.image_steps > 0) {
-      mine.latents[last] = steps.Latents(size_px, last.phase, options_.image_steps);
+      mine.images[last] = steps.Image(size_px, last.phase, options_.image_steps);
     }
   }
 
@@ -112,64 +126,91 @@ auto MaxOf(const std::vector<RankResults>& ranks, const Fn& of) {
   return most;
 }
 
-nlohmann::json RowOf(const std::string& layout, const Cell& cell,
-                     const std::vector<RankResults>& ranks, const RankResults& serial) {
-  const auto figures = [&cell](const RankResults& rank) { return rank.figures.at(cell); };
+nlohmann::json RanksOf(const Cell& cell, const std::vector<RankResults>& ranks) {
+  nlohmann::json rows;
+  for (const RankResults& rank : ranks) {
+    const StepFigures& figures = rank.figures.at(cell);
+    rows.push_back({{"p10_ms", figures.time.p10_ms},
+                    {"median_ms", figures.time.median_ms},
+                    {"p90_ms", figures.time.p90_ms},
+                    {"sent_bytes", figures.sent_bytes},
+                    {"peak_bytes", figures.peak_bytes},
+                    {"parameter_bytes", rank.parameter_bytes}});
+  }
+  return rows;
+}
+
+// How this compares with one rank in the same phase and by the same way of running it.
+void AddComparison(const Cell& cell, const std::vector<RankResults>& ranks,
+                   const RankResults& serial, nlohmann::json& row) {
   const Cell like_serial{cell.size_px, {false, cell.phase.cuda_graphs}};
-  const double ms = MaxOf(ranks, [&](const auto& rank) { return figures(rank).time.median_ms; });
-  const double serial_ms = serial.figures.at(like_serial).time.median_ms;
-  const int64_t parameter_bytes =
-      MaxOf(ranks, [](const auto& rank) { return rank.parameter_bytes; });
+  row["speedup"] = serial.figures.at(like_serial).time.median_ms / row["ms"].get<double>();
+  row["parameter_share"] =
+      static_cast<double>(MaxOf(ranks, [](const auto& rank) { return rank.parameter_bytes; })) /
+      static_cast<double>(serial.parameter_bytes);
+  const auto mine = ranks[0].images.find(cell);
+  const auto expected = serial.images.find(like_serial);
+  if (ranks.size() > 1 && mine != ranks[0].images.end() && expected != serial.images.end()) {
+    row["psnr_db"] = PsnrDb(mine->second.latents, expected->second.latents);
+  }
+}
+
+nlohmann::json RowOf(const std::string& layout, const Cell& cell,
+                     const std::vector<RankResults>& ranks) {
+  const auto most = [&](const auto& of) {
+    return MaxOf(ranks, [&](const RankResults& rank) { return of(rank.figures.at(cell)); });
+  };
+  const auto parameter_bytes = MaxOf(ranks, [](const auto& rank) { return rank.parameter_bytes; });
   nlohmann::json row = {
       {"size_px", cell.size_px},
       {"layout", layout},
       {"phase", cell.phase.stale ? "stale" : "synchronous"},
       {"cuda_graphs", cell.phase.cuda_graphs ? "on" : "off"},
-      {"ms", ms},
-      {"speedup", serial_ms / ms},
-      {"peak_gb", static_cast<double>(
-                      MaxOf(ranks, [&](const auto& rank) { return figures(rank).peak_bytes; })) /
-                      kGigabyte},
+      {"ms", most([](const StepFigures& figures) { return figures.time.median_ms; })},
+      {"sent_mb",
+       static_cast<double>(most([](const auto& figures) { return figures.sent_bytes; })) /
+           kMegabyte},
+      {"peak_gb",
+       static_cast<double>(most([](const auto& figures) { return figures.peak_bytes; })) /
+           kGigabyte},
       {"parameter_gb", static_cast<double>(parameter_bytes) / kGigabyte},
-      {"parameter_share",
-       static_cast<double>(parameter_bytes) / static_cast<double>(serial.parameter_bytes)}};
-  if (!cell.phase.cuda_graphs) {
-    row["sent_mb"] = static_cast<double>(
-                         MaxOf(ranks, [&](const auto& rank) { return figures(rank).sent_bytes; })) /
-                     kMegabyte;
-  }
-  const auto mine = ranks[0].latents.find(cell);
-  const auto expected = serial.latents.find(like_serial);
-  if (layout != "serial" && mine != ranks[0].latents.end() && expected != serial.latents.end()) {
-    row["psnr_db"] = PsnrDb(mine->second, expected->second);
-  }
-  for (const RankResults& rank : ranks) {
-    const StepFigures of_rank = figures(rank);
-    row["ranks"].push_back({{"p10_ms", of_rank.time.p10_ms},
-                            {"median_ms", of_rank.time.median_ms},
-                            {"p90_ms", of_rank.time.p90_ms},
-                            {"sent_bytes", of_rank.sent_bytes},
-                            {"peak_bytes", of_rank.peak_bytes},
-                            {"parameter_bytes", rank.parameter_bytes}});
+      {"ranks", RanksOf(cell, ranks)}};
+  if (ranks[0].images.contains(cell)) {
+    row["image_ms"] = MaxOf(ranks, [&](const auto& rank) { return rank.images.at(cell).ms; });
   }
   return row;
 }
 
+// Random weights are drawn once for all processes that are given one folder.
 std::filesystem::path TransformerDir(const Options& options, const ScratchDir& scratch) {
   if (!options.model.empty()) return std::filesystem::path(options.model) / "transformer";
-  WriteRandomPixArt({}, {at::Device(at::kCUDA, 0), at::kBFloat16}, scratch.path());
-  return scratch.path();
+  const RandomWeights weights = options.device_type() == at::kCUDA
+                                    ? RandomWeights{at::Device(at::kCUDA, 0), at::kBFloat16}
+                                    : RandomWeights{at::kCPU, at::kFloat};
+  if (options.random_model.empty()) {
+    WriteRandomPixArt(options.shape, weights, scratch.path());
+    return scratch.path();
+  }
+  const std::filesystem::path kept = options.random_model;
+  if (!std::filesystem::exists(kept)) {
+    const std::filesystem::path unfinished = kept.string() + ".unfinished";
+    std::filesystem::create_directories(unfinished);
+    WriteRandomPixArt(options.shape, weights, unfinished);
+    std::filesystem::rename(unfinished, kept);
+  }
+  return kept;
 }
 
 std::vector<Layout> LayoutsOf(const Options& options, const TransformerConfig& model) {
-  std::vector<Layout> layouts = {Layout{}};
+  std::vector<Layout> layouts;
+  if (options.beside_serial) layouts.emplace_back();
   for (const std::string& text : options.layouts) {
     const auto layout = ParseLayout(text);
     if (!layout.ok())
       throw CLI::ValidationError("--layouts", std::string(layout.status().message()));
     const absl::Status fits = CheckLayout(*layout, layout->ranks(), model);
     if (!fits.ok()) throw CLI::ValidationError("--layouts", std::string(fits.message()));
-    if (layout->ranks() > CudaDeviceCount()) {
+    if (options.device_type() == at::kCUDA && layout->ranks() > CudaDeviceCount()) {
       throw CLI::ValidationError(
           "--layouts", absl::StrCat(text, " needs ", layout->ranks(), " GPUs, and there are ",
                                     CudaDeviceCount()));
@@ -179,36 +220,50 @@ std::vector<Layout> LayoutsOf(const Options& options, const TransformerConfig& m
   return layouts;
 }
 
+std::vector<Column> Columns() {
+  return {{"size_px", "px"},
+          {"layout", "layout"},
+          {"phase", "phase"},
+          {"cuda_graphs", "graphs"},
+          {"ms", "ms a step", 2},
+          {"image_ms", "ms an image", 1},
+          {"speedup", "x one rank", 2},
+          {"sent_mb", "MB sent a step", 2},
+          {"peak_gb", "peak GB", 2},
+          {"parameter_gb", "weights GB", 3},
+          {"parameter_share", "of one rank's", 3},
+          {"psnr_db", "PSNR dB", 1}};
+}
+
+std::string WhatOf(const Options& options, const TransformerConfig& model) {
+  return absl::StrCat(options.model.empty() ? "random weights" : options.model, ", ",
+                      model.num_blocks, " blocks, ", model.num_heads, " heads of ", model.head_size,
+                      ", guidance batch of two; images and PSNR of latents: ", options.image_steps,
+                      " steps");
+}
+
 void Run(const Options& options) {
-  if (CudaDeviceCount() == 0) throw std::runtime_error("there is no GPU on this machine");
+  if (options.device_type() == at::kCUDA && CudaDeviceCount() == 0) {
+    throw std::runtime_error("there is no GPU on this machine");
+  }
+  if (options.device_type() == at::kCPU) SetThreadsPerOperation(1);
   const c10::InferenceMode inference;
   const ScratchDir scratch;
   const std::filesystem::path dir = TransformerDir(options, scratch);
   const auto config = ReadTransformerConfig(dir);
   if (!config.ok()) throw std::runtime_error(std::string(config.status().message()));
+  const std::vector<Layout> layouts = LayoutsOf(options, *config);
   const LayoutBench bench(options, dir);
-  Report report("parallel-steps", at::Device(at::kCUDA, 0),
-                absl::StrCat("PixArt-XL/2's shape, ",
-                             options.model.empty() ? "random weights" : options.model,
-                             ", guidance batch of two, bfloat16; PSNR of the latents after ",
-                             options.image_steps, " steps"),
-                {{"size_px", "px"},
-                 {"layout", "layout"},
-                 {"phase", "phase"},
-                 {"cuda_graphs", "graphs"},
-                 {"ms", "ms a step", 2},
-                 {"speedup", "x one GPU", 2},
-                 {"sent_mb", "MB sent a step", 2},
-                 {"peak_gb", "peak GB", 2},
-                 {"parameter_gb", "weights GB", 3},
-                 {"parameter_share", "of one GPU's", 3},
-                 {"psnr_db", "PSNR dB", 1}});
+  const at::Device device(options.device_type(), options.device_type() == at::kCUDA ? 0 : -1);
+  Report report("parallel-steps", device, WhatOf(options, *config), Columns());
   std::vector<RankResults> serial;
-  for (const Layout& layout : LayoutsOf(options, *config)) {
+  for (const Layout& layout : layouts) {
     const std::vector<RankResults> ranks = bench.Measure(layout);
-    if (serial.empty()) serial = ranks;
+    if (serial.empty() && options.beside_serial) serial = ranks;
     for (const auto& [cell, figures] : ranks[0].figures) {
-      report.Row(RowOf(ToString(layout), cell, ranks, serial[0]));
+      nlohmann::json row = RowOf(ToString(layout), cell, ranks);
+      if (!serial.empty()) AddComparison(cell, ranks, serial[0], row);
+      report.Row(std::move(row));
     }
     report.Write(options.json);
   }
@@ -220,30 +275,42 @@ void Run(const Options& options) {
 int main(int argc, char** argv) {
   CLI::App app("Milliseconds, bytes and memory of a denoising step by each layout");
   patchflow::Options options;
+  app.add_option("--device", options.device)
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   app.add_option("--sizes", options.sizes_px, "Pixels a side")
       ->delimiter(',')
-      ->check(CLI::Range(256, 8192))
+      ->check(CLI::Range(64, 8192))
       ->capture_default_str();
-  app.add_option("--layouts", options.layouts, "Beside one GPU, with ';' between them")
+  app.add_option("--layouts", options.layouts, "Beside one rank, with ';' between them")
       ->delimiter(';')
       ->capture_default_str();
   app.add_option("--cuda-graphs", options.graphs)
       ->delimiter(',')
       ->check(CLI::IsMember({"off", "on"}))
       ->capture_default_str();
-  app.add_option("--repeats", options.repeats.measured)
-      ->check(CLI::Range(1, 40))
-      ->capture_default_str();
-  app.add_option("--warm-up", options.repeats.warm_up)
-      ->check(CLI::Range(4, 20))
-      ->capture_default_str();
+  app.add_flag("!--without-serial", options.beside_serial, "Leave one rank out");
+  app.add_option("--repeats", options.repeats, "Steps; 20, and 5 from 4096 px on")
+      ->check(CLI::Range(1, 40));
+  app.add_option("--warm-up", options.warm_up, "Steps, at least; 5, and 2 from 4096 px on")
+      ->check(CLI::Range(1, 15));
   app.add_option("--image-steps", options.image_steps, "0 makes no images to compare")
       ->check(CLI::Range(0, 100))
       ->capture_default_str();
   app.add_option("--model", options.model, "A checkpoint instead of random weights");
+  app.add_option("--random-model", options.random_model,
+                 "Folder of the random weights, made where there is none and kept");
+  app.add_option("--blocks", options.shape.blocks)
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_option("--heads", options.shape.heads)->check(CLI::Range(1, 128))->capture_default_str();
+  app.add_option("--head-size", options.shape.head_size)
+      ->check(CLI::Range(2, 256))
+      ->capture_default_str();
   app.add_option("--json", options.json, "Write the numbers to this file");
   try {
     app.parse(argc, argv);
+    if (options.device == "cpu") options.graphs = {"off"};
     patchflow::Run(options);
   } catch (const CLI::Error& error) {
     return app.exit(error);

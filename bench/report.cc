@@ -73,10 +73,13 @@ void Report::Add(const std::string& key, nlohmann::json value) { json_[key] = st
 
 void Report::Write(const std::string& path) const {
   if (path.empty()) return;
-  std::ofstream file(path);
+  const std::string unfinished = path + ".unfinished";
+  std::ofstream file(unfinished);
   file << json_.dump(1) << "\n";
-  file.flush();
-  if (!file) throw std::runtime_error("--json: cannot write " + path);
+  file.close();
+  if (!file || std::rename(unfinished.c_str(), path.c_str()) != 0) {
+    throw std::runtime_error("--json: cannot write " + path);
+  }
 }
 
 }  // namespace patchflow

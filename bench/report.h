@@ -25,7 +25,8 @@ class Report {
   void Row(nlohmann::json row);
   // What does not fit the table, into the JSON alone.
   void Add(const std::string& key, nlohmann::json value);
-  // Throws std::runtime_error if the file can't be written. An empty path writes nothing.
+  // At once: a reader sees what was written before or all of this. Throws std::runtime_error if the
+  // file can't be written. An empty path writes nothing.
   void Write(const std::string& path) const;
 
  private:

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "bench/gpu_ranks.h"
+#include "bench/rank_threads.h"
 #include "engine/device.h"
 #include "parallel/vae_decode.h"
 
@@ -22,7 +22,7 @@ RanksDecode DecodeOnGpus(int ranks, const std::filesystem::path& vae_dir, const 
                          int64_t size_px, Repeats repeats) {
   std::mutex mutex;
   RanksDecode most;
-  RunOnGpus(ranks, kLimit, [&](const GpuRank& rank) {
+  RunOnRanks(at::kCUDA, ranks, kLimit, [&](const RankThread& rank) {
     VaeOptions own = options;
     own.read.device = rank.device;
     const auto decoder = LoadVaeDecoder(vae_dir, own);

@@ -1,6 +1,6 @@
-#include "bench/gpu_ranks.h"
+#include "bench/rank_threads.h"
 
-#include <c10/cuda/CUDAGuard.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <condition_variable>
 #include <exception>
@@ -14,14 +14,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/device.h"
+#include "parallel/local_communicator.h"
+#include "parallel/nccl_world.h"
 
 namespace patchflow {
 namespace {
 
 // Shared with the threads, which may outlive the wait for them.
 struct Run {
-  std::function<void(const GpuRank&)> fn;
-  std::vector<std::unique_ptr<NcclWorld>> worlds;
+  std::function<void(const RankThread&)> fn;
+  std::vector<std::unique_ptr<World>> worlds;
   std::mutex mutex;
   std::condition_variable changed;
   size_t running = 0;
@@ -35,7 +37,7 @@ struct Run {
 
   void Main(size_t rank, at::Device device) {
     try {
-      const c10::cuda::CUDAGuard on_device(device);
+      const c10::DeviceGuard on_device(device);
       const DeviceThread thread(DeviceThread::MakeStream(device));
       fn({*worlds[rank], device});
       WaitForDevice(device);
@@ -48,16 +50,27 @@ struct Run {
   }
 };
 
+template <typename Kind>
+std::vector<std::unique_ptr<World>> AsWorlds(std::vector<std::unique_ptr<Kind>> joined) {
+  std::vector<std::unique_ptr<World>> worlds;
+  for (auto& world : joined) worlds.push_back(std::move(world));
+  return worlds;
+}
+
 }  // namespace
 
-void RunOnGpus(int ranks, absl::Duration limit, const std::function<void(const GpuRank&)>& fn) {
+void RunOnRanks(at::DeviceType type, int ranks, absl::Duration limit,
+                const std::function<void(const RankThread&)>& fn) {
   std::vector<at::Device> devices;
   for (int rank = 0; rank < ranks; ++rank) {
-    devices.emplace_back(at::kCUDA, static_cast<at::DeviceIndex>(rank));
+    devices.push_back(type == at::kCUDA ? at::Device(type, static_cast<at::DeviceIndex>(rank))
+                                        : at::Device(type));
   }
   auto run = std::make_shared<Run>();
   run->fn = fn;
-  run->worlds = NcclWorld::Join(NcclWorld::MakeId(), ranks, 0, devices, {});
+  run->worlds = type == at::kCUDA
+                    ? AsWorlds(NcclWorld::Join(NcclWorld::MakeId(), ranks, 0, devices, {}))
+                    : AsWorlds(LocalWorld::Make(ranks, {.timeout = limit}));
   run->running = devices.size();
   std::vector<std::thread> threads;
   for (size_t rank = 0; rank < devices.size(); ++rank) {
