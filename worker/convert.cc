@@ -22,6 +22,10 @@ constexpr std::array kFormats = {
     std::pair{v1::IMAGE_FORMAT_RAW_RGB8, ImageFormat::kRawRgb8},
 };
 
+// By Phase and by JobPhase, which has one more.
+constexpr std::array kPhases = {worker::v1::JOB_PHASE_TEXT, worker::v1::JOB_PHASE_DENOISE,
+                                worker::v1::JOB_PHASE_DECODE, worker::v1::JOB_PHASE_ENCODE};
+
 v1::ImageFormat FormatOf(ImageFormat format) {
   const auto* known = std::find_if(kFormats.begin(), kFormats.end(),
                                    [&](const auto& pair) { return pair.second == format; });
@@ -66,6 +70,10 @@ std::vector<std::string> Faults(const worker::v1::ExecuteRequest& request) {
 
 }  // namespace
 
+int64_t NanosecondsOf(RankTrace::Clock::time_point when) {
+  return std::chrono::nanoseconds(when.time_since_epoch()).count();
+}
+
 google::protobuf::Duration DurationOf(absl::Duration duration) {
   google::protobuf::Duration proto;
   proto.set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &duration));
@@ -81,6 +89,7 @@ absl::StatusOr<Job> JobOf(const worker::v1::ExecuteRequest& request) {
   const v1::EffectiveParams& params = request.params();
   Job job;
   job.request_id = request.request_id();
+  job.traceparent = request.traceparent();
   for (const auto& [proto, format] : kFormats) {
     if (proto == params.format()) job.encode.format = format;
   }
@@ -103,13 +112,33 @@ absl::StatusOr<Job> JobOf(const worker::v1::ExecuteRequest& request) {
 }
 
 worker::v1::StepEvent StepEventOf(int image_index, JobPhase phase, int steps_done) {
-  constexpr std::array kPhases = {worker::v1::JOB_PHASE_TEXT, worker::v1::JOB_PHASE_DENOISE,
-                                  worker::v1::JOB_PHASE_DECODE, worker::v1::JOB_PHASE_ENCODE};
   worker::v1::StepEvent event;
   event.set_image_index(image_index);
   event.set_phase(kPhases.at(static_cast<size_t>(phase)));
   event.set_steps_done(steps_done);
   return event;
+}
+
+worker::v1::ImageTrace ImageTraceOf(int image_index, RankTrace::Clock::time_point received,
+                                    const std::vector<RankTrace>& ranks) {
+  worker::v1::ImageTrace trace;
+  trace.set_image_index(image_index);
+  trace.set_received_ns(NanosecondsOf(received));
+  for (const RankTrace& rank : ranks) {
+    worker::v1::RankTrace& out = *trace.add_ranks();
+    out.set_rank(rank.rank);
+    for (const RankTrace::PhaseSpan& span : rank.phases) {
+      worker::v1::PhaseSpan& phase = *out.add_phases();
+      phase.set_phase(kPhases.at(static_cast<size_t>(span.phase)));
+      phase.set_begin_ns(NanosecondsOf(span.begin));
+      phase.set_end_ns(NanosecondsOf(span.end));
+    }
+    if (rank.steps_begin.has_value()) out.set_steps_begin_ns(NanosecondsOf(*rank.steps_begin));
+    for (const absl::Duration time : rank.step_times) {
+      out.add_step_times_ns(absl::ToInt64Nanoseconds(time));
+    }
+  }
+  return trace;
 }
 
 v1::ImageHeader ImageHeaderOf(const FinishedImage& image) {
@@ -133,6 +162,10 @@ worker::v1::ImageDone ImageDoneOf(const FinishedImage& image) {
   AddTiming("encode_image", image.encode_time, done);
   done.set_peak_memory_bytes(static_cast<uint64_t>(image.peak_memory_bytes));
   for (const absl::Duration time : image.step_times) *done.add_step_times() = DurationOf(time);
+  worker::v1::PhaseSpan& encode = *done.mutable_encode();
+  encode.set_phase(worker::v1::JOB_PHASE_ENCODE);
+  encode.set_begin_ns(NanosecondsOf(image.encode_begin));
+  encode.set_end_ns(encode.begin_ns() + absl::ToInt64Nanoseconds(image.encode_time));
   return done;
 }
 
@@ -174,8 +207,6 @@ v1::Model ModelOf(const Offer& offer, const std::string& layout) {
 }
 
 worker::v1::RankStatus RankStatusOf(int rank, const RankFigures& figures) {
-  constexpr std::array kPhases = {worker::v1::JOB_PHASE_TEXT, worker::v1::JOB_PHASE_DENOISE,
-                                  worker::v1::JOB_PHASE_DECODE};
   worker::v1::RankStatus status;
   status.set_rank(rank);
   status.set_memory_used_bytes(static_cast<uint64_t>(figures.memory_used_bytes));

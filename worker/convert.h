@@ -1,6 +1,7 @@
 // Protos <-> the engine's structs: the only place.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -19,12 +20,16 @@ inline constexpr int kMaxPromptBytes = 8 << 10;  // Each of prompt and negative 
 absl::StatusOr<Job> JobOf(const worker::v1::ExecuteRequest& request);
 
 worker::v1::StepEvent StepEventOf(int image_index, JobPhase phase, int steps_done);
+// Without sent_ns.
+worker::v1::ImageTrace ImageTraceOf(int image_index, RankTrace::Clock::time_point received,
+                                    const std::vector<RankTrace>& ranks);
 v1::ImageHeader ImageHeaderOf(const FinishedImage& image);
 worker::v1::ImageDone ImageDoneOf(const FinishedImage& image);
 
 worker::v1::WorkerState StateOf(WorkerState state);
 v1::Model ModelOf(const Offer& offer, const std::string& layout);
 worker::v1::RankStatus RankStatusOf(int rank, const RankFigures& figures);
+int64_t NanosecondsOf(RankTrace::Clock::time_point when);
 google::protobuf::Duration DurationOf(absl::Duration duration);
 
 }  // namespace patchflow

@@ -24,6 +24,15 @@ void EventQueue::OnPhase(int image_index, JobPhase phase, int steps_done) {
   wake_();
 }
 
+void EventQueue::OnTrace(int image_index, const std::vector<RankTrace>& ranks) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return;
+    waiting_.emplace_back(ImageTraceOf(image_index, received_, ranks));
+  }
+  wake_();
+}
+
 void EventQueue::OnImage(FinishedImage image) {
   {
     std::unique_lock lock(mutex_);
@@ -41,6 +50,13 @@ std::optional<worker::v1::ExecuteResponse> EventQueue::Take() {
   if (auto* step = std::get_if<worker::v1::StepEvent>(&waiting_.front())) {
     worker::v1::ExecuteResponse message;
     *message.mutable_step() = std::move(*step);
+    waiting_.pop_front();
+    return message;
+  }
+  if (auto* trace = std::get_if<worker::v1::ImageTrace>(&waiting_.front())) {
+    worker::v1::ExecuteResponse message;
+    *message.mutable_image_trace() = std::move(*trace);
+    message.mutable_image_trace()->set_sent_ns(NanosecondsOf(std::chrono::steady_clock::now()));
     waiting_.pop_front();
     return message;
   }

@@ -1,6 +1,7 @@
 // What a job has told and the front end has not yet read.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -26,6 +27,7 @@ class EventQueue final : public JobEvents {
       : wake_(std::move(wake)), end_(std::move(end)) {}
 
   void OnPhase(int image_index, JobPhase phase, int steps_done) override;
+  void OnTrace(int image_index, const std::vector<RankTrace>& ranks) override;
   void OnImage(FinishedImage image) override;
   void OnEnd(const absl::Status& status) override { end_(status); }
 
@@ -42,11 +44,12 @@ class EventQueue final : public JobEvents {
   };
   std::optional<worker::v1::ExecuteResponse> TakePart(Sending& sending);
 
+  const std::chrono::steady_clock::time_point received_ = std::chrono::steady_clock::now();
   const std::function<void()> wake_;
   const std::function<void(const absl::Status&)> end_;
   std::mutex mutex_;
   std::condition_variable room_;
-  std::deque<std::variant<worker::v1::StepEvent, Sending>> waiting_;
+  std::deque<std::variant<worker::v1::StepEvent, worker::v1::ImageTrace, Sending>> waiting_;
   bool image_waits_ = false;
   bool closed_ = false;
 };

@@ -25,14 +25,19 @@ std::string NameOf(const std::optional<Phase>& phase) {
   return "unknown";
 }
 
+// The present phase, if it has not ended.
+void EndPhase(RankTrace& trace, RankTrace::Clock::time_point when) {
+  if (trace.phases.empty()) return;
+  RankTrace::Clock::time_point& end = trace.phases.back().end;
+  if (end == RankTrace::Clock::time_point()) end = when;
+}
+
 }  // namespace
 
 class GroupJob::Monitor final : public RequestMonitor {
  public:
   Monitor(GroupJob& job, int rank) : job_(job), rank_(rank) {}
-  void Enter(Phase phase) override {
-    job_.Sign(rank_, [phase](Rank& rank) { rank.phase = phase; });
-  }
+  void Enter(Phase phase) override { job_.Enter(rank_, phase); }
   void StepsDone(int steps) override {
     job_.Sign(rank_, [steps](Rank& rank) { rank.steps_done = steps; });
   }
@@ -74,8 +79,18 @@ void GroupJob::Sign(int rank, const std::function<void(Rank&)>& change) {
   news_.notify_all();
 }
 
+void GroupJob::Enter(int rank, Phase phase) {
+  Sign(rank, [phase](Rank& own) {
+    own.phase = phase;
+    EndPhase(own.trace, own.last_sign);
+    own.trace.phases.push_back({phase, own.last_sign, {}});
+  });
+}
+
 bool GroupJob::Continue(int rank, int step) {
-  Sign(rank, [](Rank&) {});
+  Sign(rank, [step](Rank& own) {
+    if (step == 0) own.trace.steps_begin = own.last_sign;
+  });
   if (failed_) throw std::runtime_error("another rank failed");
   return agreement_.Continue(step, stop_.stop_requested());
 }
@@ -84,6 +99,8 @@ void GroupJob::Finish(int rank, absl::StatusOr<Generated> result) {
   Sign(rank, [&](Rank& own) {
     if (failure_.ok() && !IsHarmless(result.status())) failure_ = result.status();
     own.phase.reset();
+    EndPhase(own.trace, own.last_sign);
+    if (result.ok()) own.trace.step_times = result->step_times;
     own.result = std::move(result);
   });
 }
@@ -182,6 +199,17 @@ std::vector<RankPosition> GroupJob::Positions() const {
                          .age = absl::FromChrono(Clock::now() - rank.last_sign)});
   }
   return positions;
+}
+
+std::vector<RankTrace> GroupJob::Traces() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<RankTrace> traces;
+  for (const Rank& rank : ranks_) {
+    traces.push_back(rank.trace);
+    traces.back().rank = static_cast<int>(traces.size()) - 1;
+    EndPhase(traces.back(), Clock::now());
+  }
+  return traces;
 }
 
 absl::Duration GroupJob::LongestPause(Phase phase) const {

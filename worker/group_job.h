@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/engine.h"
+#include "worker/rank_trace.h"
 #include "worker/step_agreement.h"
 
 namespace patchflow {
@@ -62,6 +63,8 @@ class GroupJob {
   absl::StatusOr<Generated> TakeResult();
   bool AllFinished() const;
   std::vector<RankPosition> Positions() const;
+  // By rank. A phase that has not ended ends now.
+  std::vector<RankTrace> Traces() const;
   // Between two signs of progress, over all ranks.
   absl::Duration LongestPause(Phase phase) const;
 
@@ -72,12 +75,14 @@ class GroupJob {
     std::optional<absl::StatusOr<Generated>> result;
     std::optional<Phase> phase;
     int steps_done = 0;
+    RankTrace trace;
     Clock::time_point last_sign = Clock::now();
     absl::Duration without_sign;  // As watched, so that a stopped process counts for nothing.
     std::array<absl::Duration, 3> longest_pause = {};  // By phase.
   };
 
   void Sign(int rank, const std::function<void(Rank&)>& change);
+  void Enter(int rank, Phase phase);
   bool Continue(int rank, int step);
   void Examine(absl::Duration passed, const Watch& watch);
   bool AllFinishedLocked() const;

@@ -4,7 +4,6 @@
 #include <memory>
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "engine/status_of.h"
 #include "worker/digest.h"
 
@@ -25,7 +24,7 @@ JobPhase JobPhaseOf(Phase phase) {
 
 absl::StatusOr<FinishedImage> Encode(const JobImage& asked, Generated made,
                                      const EncodeOptions& options) {
-  const absl::Time start = absl::Now();
+  const auto begin = std::chrono::steady_clock::now();
   FinishedImage image{.index = asked.index,
                       .seed = asked.request.seed,
                       .width_px = made.image->width_px,
@@ -34,6 +33,7 @@ absl::StatusOr<FinishedImage> Encode(const JobImage& asked, Generated made,
                       .bytes = {},
                       .sha256 = {},
                       .times = made.times,
+                      .encode_begin = begin,
                       .encode_time = {},
                       .step_times = std::move(made.step_times),
                       .peak_memory_bytes = made.peak_memory_bytes};
@@ -41,7 +41,7 @@ absl::StatusOr<FinishedImage> Encode(const JobImage& asked, Generated made,
   if (!bytes.ok()) return bytes.status();
   image.bytes = *std::move(bytes);
   image.sha256 = Sha256(image.bytes);
-  image.encode_time = absl::Now() - start;
+  image.encode_time = absl::FromChrono(std::chrono::steady_clock::now() - begin);
   return image;
 }
 
@@ -60,10 +60,14 @@ absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& sto
                     JobEvents& events) {
   std::future<absl::Status> encoding;  // Of the image before; its destructor waits.
   for (const JobImage& image : job.images) {
-    absl::StatusOr<Generated> made =
-        group.Run(image.request, stop, [&](Phase phase, int steps_done) {
+    std::vector<RankTrace> traces;
+    absl::StatusOr<Generated> made = group.Run(
+        image.request, stop,
+        [&](Phase phase, int steps_done) {
           events.OnPhase(image.index, JobPhaseOf(phase), steps_done);
-        });
+        },
+        &traces);
+    events.OnTrace(image.index, traces);
     if (encoding.valid()) {
       if (const absl::Status status = encoding.get(); !status.ok()) return status;
     }

@@ -1,6 +1,7 @@
 // One job: images of one prompt, made one after the other, each encoded while the next is made.
 #pragma once
 
+#include <chrono>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -19,7 +20,8 @@ struct JobImage {
 };
 
 struct Job {
-  std::string request_id;  // For logs.
+  std::string request_id;   // For logs.
+  std::string traceparent;  // W3C trace context, for logs; empty without one.
   std::vector<JobImage> images;
   EncodeOptions encode;
 };
@@ -36,6 +38,7 @@ struct FinishedImage {
   std::string bytes;   // A whole file.
   std::string sha256;  // Of `bytes`: 32 bytes.
   PhaseTimes times;
+  std::chrono::steady_clock::time_point encode_begin;
   absl::Duration encode_time;
   std::vector<absl::Duration> step_times;
   int64_t peak_memory_bytes = 0;
@@ -47,6 +50,9 @@ class JobEvents {
   virtual ~JobEvents() = default;
   // Of the image that is being made, or encoded. Must not block.
   virtual void OnPhase(int image_index, JobPhase phase, int steps_done) = 0;
+  // When the ranks have ended their work at an image, whether it was made or not; before OnImage().
+  // Must not block.
+  virtual void OnTrace(int image_index, const std::vector<RankTrace>& ranks) = 0;
   // In order. May block while an earlier image is not yet taken away; the ranks go on with the next
   // image meanwhile.
   virtual void OnImage(FinishedImage image) = 0;

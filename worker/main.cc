@@ -24,6 +24,7 @@
 #include "absl/time/clock.h"
 #include "worker/exit_codes.h"
 #include "worker/flags.h"
+#include "worker/health.h"
 #include "worker/load.h"
 #include "worker/log.h"
 #include "worker/worker.h"
@@ -129,6 +130,7 @@ std::optional<std::string> CheckAddresses(const WorkerFlags& flags) {
 }
 
 std::unique_ptr<grpc::Server> Serve(const WorkerFlags& flags, WorkerService& service) {
+  grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
   builder.RegisterService(&service);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -226,6 +228,7 @@ int Main(int argc, char** argv) {
         {{"why", "can't listen"}, {"socket", flags.socket}, {"listen", flags.listen}});
     EndNow(kExitRefused);
   }
+  const WorkerHealth health(worker, *server->GetHealthCheckService());
 
   const Ending::Reason reason = ending.Wait();
   Log(reason.exit_code == kExitOk ? LogLevel::kInfo : LogLevel::kError, "ending",

@@ -134,7 +134,8 @@ bool RankGroup::Stop() {
 
 absl::StatusOr<Generated> RankGroup::Run(
     const ImageRequest& request, std::stop_token stop,
-    const std::function<void(Phase phase, int steps_done)>& progress) {
+    const std::function<void(Phase phase, int steps_done)>& progress,
+    std::vector<RankTrace>* traces) {
   if (const absl::Status failure = this->failure(); !failure.ok()) {
     return WithEngineReason(
         absl::UnavailableError(absl::StrCat("the group has failed: ", failure.message())),
@@ -155,6 +156,7 @@ absl::StatusOr<Generated> RankGroup::Run(
                           .progress = progress,
                           .abort = nullptr,
                           .abort_timeout = {}});
+  if (traces != nullptr) *traces = job->Traces();
   if (!status.ok()) return status;
   absl::StatusOr<Generated> result = job->TakeResult();
   if (result.ok()) {

@@ -39,11 +39,13 @@ class RankGroup {
   ~RankGroup();  // Stop().
 
   // Makes one image on all ranks; blocks; one call at a time. `progress` is told on the calling
-  // thread how far the last rank is, the newest position only; it may be empty. Statuses as
+  // thread how far the last rank is, the newest position only; it may be empty. `traces`, unless
+  // null, is set to what every rank did, whatever came of it. Statuses as
   // Engine::Generate, and UNAVAILABLE / ENGINE_FAILED for a rank that hangs and for a group that
   // has failed before. All but OK, CANCELLED and INVALID_ARGUMENT end the group.
   absl::StatusOr<Generated> Run(const ImageRequest& request, std::stop_token stop,
-                                const std::function<void(Phase phase, int steps_done)>& progress);
+                                const std::function<void(Phase phase, int steps_done)>& progress,
+                                std::vector<RankTrace>* traces = nullptr);
 
   // Ends the ranks, which destroy their engines. False if a thread did not come back within
   // abort_timeout and was left behind: the process must then end without running destructors.

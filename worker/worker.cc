@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "worker/log.h"
 
 namespace patchflow {
 namespace {
@@ -65,12 +66,19 @@ void Worker::Main() {
 }
 
 void Worker::Run(Task task) {
+  const absl::Time begin = absl::Now();
   absl::Status status;
   {
     const std::stop_callback caller(task.stop, [this] { stop_running_.request_stop(); });
     status = RunJob(*loaded_->group, task.job, stop_running_.get_token(), *task.events);
   }
   const bool failed = !IsHarmless(status);
+  Log(failed ? LogLevel::kError : LogLevel::kInfo, "job ended",
+      {{"request_id", task.job.request_id},
+       {"traceparent", task.job.traceparent},
+       {"code", absl::StatusCodeToString(status.code())},
+       {"images", task.job.images.size()},
+       {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}});
   SetState(failed ? WorkerState::kFailed : WorkerState::kReady, failed ? status : absl::Status());
   task.events->OnEnd(status);
   if (failed) options_.on_failed(status);

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <thread>
 
+#include "worker/convert.h"
+
 namespace patchflow {
 namespace {
 
@@ -78,6 +80,33 @@ TEST_F(EventQueueTest, ClosingDropsEverythingButTheEndAndReleasesTheEncoder) {
   EXPECT_FALSE(queue_.Take().has_value());
   queue_.OnEnd(absl::CancelledError("cancelled"));
   EXPECT_EQ(ended_->code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(EventQueueTest, ATraceIsNotConflatedAndTellsTheClockOfItsHost) {
+  const auto before = RankTrace::Clock::now();
+  RankTrace rank;
+  rank.rank = 1;
+  rank.phases.push_back({Phase::kText, before, before + std::chrono::milliseconds(3)});
+  rank.steps_begin = before;
+  rank.step_times = {absl::Milliseconds(2)};
+  queue_.OnTrace(0, {RankTrace(), rank});
+  queue_.OnTrace(1, {rank});
+  queue_.OnPhase(1, JobPhase::kDenoise, 1);
+  const auto message = queue_.Take();
+  ASSERT_TRUE(message.has_value() && message->has_image_trace());
+  const worker::v1::ImageTrace& trace = message->image_trace();
+  EXPECT_EQ(trace.image_index(), 0);
+  EXPECT_LE(trace.received_ns(), NanosecondsOf(before));
+  EXPECT_GE(trace.sent_ns(), NanosecondsOf(before));
+  ASSERT_EQ(trace.ranks_size(), 2);
+  EXPECT_EQ(trace.ranks(0).phases_size(), 0);
+  EXPECT_EQ(trace.ranks(1).rank(), 1);
+  EXPECT_EQ(trace.ranks(1).phases(0).phase(), worker::v1::JOB_PHASE_TEXT);
+  EXPECT_EQ(trace.ranks(1).phases(0).end_ns() - trace.ranks(1).phases(0).begin_ns(), 3'000'000);
+  EXPECT_EQ(trace.ranks(1).steps_begin_ns(), NanosecondsOf(before));
+  EXPECT_EQ(trace.ranks(1).step_times_ns(0), 2'000'000);
+  EXPECT_EQ(queue_.Take()->image_trace().image_index(), 1);
+  EXPECT_TRUE(queue_.Take()->has_step());
 }
 
 }  // namespace

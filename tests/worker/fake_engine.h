@@ -66,8 +66,8 @@ class FakeEngine final : public Engine {
       result.image = Image{request.width_px, request.height_px, {}};
       result.image->pixels.resize(size_t{3} * request.width_px * request.height_px,
                                   static_cast<uint8_t>(request.seed));
-      result.step_times.resize(request.steps, absl::FromChrono(options_.step));
     }
+    result.step_times.resize(request.steps, absl::FromChrono(options_.step));
     return result;
   }
 

@@ -26,6 +26,10 @@ class Recorder final : public JobEvents {
     const std::lock_guard lock(mutex_);
     told.push_back({image_index, phase, steps_done});
   }
+  void OnTrace(int image_index, const std::vector<RankTrace>& ranks) override {
+    const std::lock_guard lock(mutex_);
+    traces.emplace_back(image_index, ranks);
+  }
   void OnImage(FinishedImage image) override {
     if (on_image) on_image(image);
     const std::lock_guard lock(mutex_);
@@ -36,6 +40,7 @@ class Recorder final : public JobEvents {
   std::function<void(const FinishedImage&)> on_image;
   std::vector<Told> told;
   std::vector<FinishedImage> images;
+  std::vector<std::pair<int, std::vector<RankTrace>>> traces;
 
  private:
   std::mutex mutex_;
@@ -136,6 +141,50 @@ TEST_F(JobTest, MetadataIsWrittenIntoTheFile) {
   job.encode.metadata = {{"parameters", "a red circle"}};
   ASSERT_TRUE(Run(job).ok());
   EXPECT_NE(events_.images[0].bytes.find("a red circle"), std::string::npos);
+}
+
+TEST_F(JobTest, TellsWhatEachRankDidAtEachImage) {
+  Start({.step = milliseconds(5)});
+  const auto begin = RankTrace::Clock::now();
+  ASSERT_TRUE(Run(JobOfImages({4, 1})).ok());
+  const auto end = RankTrace::Clock::now();
+  ASSERT_EQ(events_.traces.size(), 2U);
+  EXPECT_EQ(events_.traces[0].first, 4);
+  EXPECT_EQ(events_.traces[1].first, 1);
+  for (const auto& [image, ranks] : events_.traces) {
+    ASSERT_EQ(ranks.size(), 2U);
+    for (size_t rank = 0; rank < ranks.size(); ++rank) {
+      const RankTrace& trace = ranks[rank];
+      EXPECT_EQ(trace.rank, static_cast<int>(rank));
+      ASSERT_EQ(trace.phases.size(), 3U);
+      EXPECT_EQ(trace.phases[0].phase, Phase::kText);
+      EXPECT_EQ(trace.phases[1].phase, Phase::kDenoise);
+      EXPECT_EQ(trace.phases[2].phase, Phase::kDecode);
+      auto last = begin;
+      for (const RankTrace::PhaseSpan& span : trace.phases) {
+        EXPECT_GE(span.begin, last);
+        EXPECT_GE(span.end, span.begin);
+        last = span.end;
+      }
+      EXPECT_LE(last, end);
+      EXPECT_GE(trace.phases[1].end - trace.phases[1].begin, milliseconds(15)) << "three steps";
+      EXPECT_GE(*trace.steps_begin, trace.phases[1].begin);
+      EXPECT_EQ(trace.step_times, std::vector<absl::Duration>(3, absl::Milliseconds(5)));
+    }
+  }
+}
+
+TEST_F(JobTest, TellsWhatWasDoneAtAnImageThatWasStopped) {
+  Start({.before_step = [this](const ImageRequest&, int step) {
+    if (step == 1) stop_.request_stop();
+  }});
+  EXPECT_TRUE(absl::IsCancelled(Run(JobOfImages({0}, 100))));
+  ASSERT_EQ(events_.traces.size(), 1U);
+  for (const RankTrace& trace : events_.traces[0].second) {
+    ASSERT_EQ(trace.phases.size(), 2U);
+    EXPECT_GE(trace.phases[1].end, trace.phases[1].begin);
+    EXPECT_TRUE(trace.step_times.empty());
+  }
 }
 
 }  // namespace
