@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
@@ -115,6 +116,9 @@ class NcclCommunicator final : public Communicator {
         begin_(cudaEventDisableTiming) {
     Run("rank", [this](ncclComm_t comm) { return ncclCommUserRank(comm, &rank_); });
     Run("size", [this](ncclComm_t comm) { return ncclCommCount(comm, &size_); });
+    if (size_ > 1) {
+      Connect();
+    }
   }
 
   // Graphs that captured it are replayed from the rank's own stream.
@@ -175,6 +179,19 @@ class NcclCommunicator final : public Communicator {
   void Abort(const std::string& reason) override { watchdog_->Abort(reason); }
 
  private:
+  // NCCL connects two ranks in the first call that needs it, and the host waits there for the
+  // other: ranks that begin in different communicators would wait for each other. Here all are
+  // together.
+  void Connect() {
+    const c10::cuda::CUDAStreamGuard on_stream(stream_);
+    const Tensor bytes = at::zeros({2, size_, 1 << 10}, at::TensorOptions(handle_->device()));
+    Issue("connect", {bytes}, [&](ncclComm_t comm) {
+      return Swap(bytes[0], bytes[1], comm);
+    }).Wait();
+    AllReduceSum(bytes[0]).Wait();
+    AllGather(bytes[0][rank_], bytes[1]).Wait();
+  }
+
   void CheckTensor(const Tensor& t) const {
     TORCH_CHECK(t.defined() && t.device() == handle_->device() && t.is_contiguous(), "the ",
                 handle_->name(), " communicator takes contiguous tensors on ", handle_->device());
