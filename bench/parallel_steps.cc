@@ -54,6 +54,7 @@ struct Options {
   std::optional<int> repeats;
   int image_steps = 20;
   bool beside_serial = true;
+  bool stale_only = false;
   PixArtShape shape;
   std::string model;
   std::string random_model;
@@ -79,7 +80,8 @@ struct Cell {
 struct RankResults {
   int64_t parameter_bytes = 0;
   std::map<Cell, StepFigures> figures;
-  std::map<Cell, ImageFigures> images;  // By the last way of running each phase.
+  std::map<Cell, ImageFigures>
+      images;  // Of the layout's last phase, by the last way of running it.
 };
 
 class LayoutBench {
@@ -95,7 +97,13 @@ class LayoutBench {
       mine.parameter_bytes = steps.parameter_bytes();
       for (const int64_t size_px : options_.sizes_px) {
         for (const bool stale : {false, true}) {
-          if (!stale || layout.is_stale()) MeasurePhase(size_px, stale, steps, mine);
+          const bool left_out =
+              stale ? !layout.is_stale() : layout.is_stale() && options_.stale_only;
+          if (left_out) continue;
+          MeasureSteps(size_px, stale, steps, mine);
+          if (options_.image_steps > 0 && stale == layout.is_stale()) {
+            MeasureImage(size_px, stale, steps, mine);
+          }
         }
       }
     });
@@ -103,15 +111,16 @@ class LayoutBench {
   }
 
  private:
-  void MeasurePhase(int64_t size_px, bool stale, LayoutSteps& steps, RankResults& mine) const {
-    Cell last{};
+  void MeasureSteps(int64_t size_px, bool stale, LayoutSteps& steps, RankResults& mine) const {
     for (const std::string& graphs : options_.graphs) {
-      last = {size_px, {stale, graphs == "on"}};
-      mine.figures[last] = steps.Measure(size_px, last.phase, options_.RepeatsAt(size_px));
+      const Cell cell{size_px, {stale, graphs == "on"}};
+      mine.figures[cell] = steps.Measure(size_px, cell.phase, options_.RepeatsAt(size_px));
     }
-    if (options_.image_steps > 0) {
-      mine.images[last] = steps.Image(size_px, last.phase, options_.image_steps);
-    }
+  }
+
+  void MeasureImage(int64_t size_px, bool stale, LayoutSteps& steps, RankResults& mine) const {
+    const Cell cell{size_px, {stale, options_.graphs.back() == "on"}};
+    mine.images[cell] = steps.Image(size_px, cell.phase, options_.image_steps);
   }
 
   const Options& options_;
@@ -256,6 +265,7 @@ void Run(const Options& options) {
   const LayoutBench bench(options, dir);
   const at::Device device(options.device_type(), options.device_type() == at::kCUDA ? 0 : -1);
   Report report("parallel-steps", device, WhatOf(options, *config), Columns());
+  report.Add("image_steps", options.image_steps);
   std::vector<RankResults> serial;
   for (const Layout& layout : layouts) {
     const std::vector<RankResults> ranks = bench.Measure(layout);
@@ -290,6 +300,8 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"off", "on"}))
       ->capture_default_str();
   app.add_flag("!--without-serial", options.beside_serial, "Leave one rank out");
+  app.add_flag("--stale-only", options.stale_only,
+               "Of stale methods, leave out the steps in which all is fresh");
   app.add_option("--repeats", options.repeats, "Steps; 20, and 5 from 4096 px on")
       ->check(CLI::Range(1, 40));
   app.add_option("--warm-up", options.warm_up, "Steps, at least; 5, and 2 from 4096 px on")
