@@ -29,6 +29,7 @@ int RunClient(int argc, const char* const* argv, Console& console, Interrupt& in
   AddFetchCommand(app, session);
   AddCancelCommand(app, session);
   AddUsageCommand(app, session);
+  AddLoadCommand(app, session);
   for (CLI::App* command : app.get_subcommands({})) command->footer(ExitCodeHelp());
   try {
     app.parse(argc, argv);
