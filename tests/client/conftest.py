@@ -25,6 +25,17 @@ def wheel(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def web_wheel(tmp_path_factory) -> pathlib.Path:
+    """patchflow-web's wheel, built offline."""
+    top = tmp_path_factory.mktemp("web-wheel")
+    ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+    shutil.copytree(harness.TOP / "client" / "web", top / "web", ignore=ignored)
+    pip("wheel", "--no-build-isolation", "-w", top / "wheels", top / "web")
+    (built,) = (top / "wheels").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
 def installed(wheel, tmp_path_factory) -> pathlib.Path:
     """A fresh folder with the wheel installed."""
     target = tmp_path_factory.mktemp("installed")

@@ -95,10 +95,14 @@ class Script:
 
 
 class ScriptedService(harness.api()[1].ImageGenerationServiceServicer):
-    """An entry is a grpc.Status, to be refused with, or a function of (Script, context) that yields messages."""
+    """An entry is a grpc.Status, to be refused with, or a function of (Script, context) that yields messages.
 
-    def __init__(self, entries):
+    ListModels takes entries too, unless `models` answers it always.
+    """
+
+    def __init__(self, entries, models=None):
         self.entries = list(entries)
+        self.models = models
         self.calls: list[tuple[str, object, dict]] = []
         self.lock = threading.Lock()
 
@@ -118,7 +122,13 @@ class ScriptedService(harness.api()[1].ImageGenerationServiceServicer):
         for message in self._answer("FetchGeneration", request, context):
             yield pb.FetchGenerationResponse(message=message)
 
+    @property
+    def streams(self):
+        return [call for call in self.calls if call[0] in ("GenerateImages", "FetchGeneration")]
+
     def ListModels(self, request, context):
+        if self.models is not None:
+            return self.models
         with self.lock:
             self.calls.append(("ListModels", request, dict(context.invocation_metadata())))
             entry = self.entries.pop(0)
@@ -133,9 +143,9 @@ class ScriptedService(harness.api()[1].ImageGenerationServiceServicer):
 
 
 @contextlib.contextmanager
-def serving(*entries):
+def serving(*entries, models=None):
     """Yields (address, service)."""
-    service = ScriptedService(entries)
+    service = ScriptedService(entries, models)
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
     harness.api()[1].add_ImageGenerationServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -14,6 +14,7 @@ from tools import DEPLOY, TOOLS, run, tool
 COMPOSE = DEPLOY / "compose"
 MAIN = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
 GPU = yaml.safe_load((COMPOSE / "compose.gpu.yaml").read_text())
+WEB = yaml.safe_load((COMPOSE / "compose.web.yaml").read_text())
 
 
 def mounts(service: dict) -> dict[str, pathlib.Path | str]:
@@ -27,7 +28,7 @@ def mounts(service: dict) -> dict[str, pathlib.Path | str]:
     return found
 
 
-@pytest.mark.parametrize("file", [MAIN, GPU], ids=["compose.yaml", "compose.gpu.yaml"])
+@pytest.mark.parametrize("file", [MAIN, GPU, WEB], ids=["compose.yaml", "compose.gpu.yaml", "compose.web.yaml"])
 def test_the_file_is_as_the_specification_says(file):
     tool("promtool")  # Fetches what is missing, the schema too.
     schema = json.loads((TOOLS / "compose_spec.json").read_text())
@@ -35,7 +36,7 @@ def test_the_file_is_as_the_specification_says(file):
     file = {key: value for key, value in file.items() if key != "name"}
     jsonschema.Draft201909Validator(schema).validate(file)
     wrong = json.loads(json.dumps(file))
-    wrong["services"]["patchflow"]["volume"] = []
+    next(iter(wrong["services"].values()))["volume"] = []
     with pytest.raises(jsonschema.ValidationError, match="volume"):
         jsonschema.Draft201909Validator(schema).validate(wrong)
 
@@ -52,8 +53,15 @@ def test_every_mounted_file_exists_and_every_volume_is_declared():
 def test_the_server_can_write_to_tmp_alone_and_nothing_is_reachable_from_outside():
     server = MAIN["services"]["patchflow"]
     assert server["read_only"] and server["tmpfs"] == ["/tmp"] and server["cap_drop"] == ["ALL"]
-    for service in MAIN["services"].values():
+    for service in (*MAIN["services"].values(), *WEB["services"].values()):
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
+def test_the_page_asks_the_server_of_the_main_file():
+    web = WEB["services"]["web"]
+    config = yaml.safe_load((COMPOSE / "config.yaml").read_text())
+    assert web["command"][1] == "patchflow:" + config["server"]["listen"].rsplit(":")[-1]
+    assert web["depends_on"] == ["patchflow"] and web["read_only"] and web["cap_drop"] == ["ALL"]
 
 
 def test_the_gpu_file_replaces_the_configuration_of_the_main_one():
