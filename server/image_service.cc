@@ -100,7 +100,9 @@ std::optional<Identity> ImageService::Enter(GenerationCall& call, const Context&
 
 void ImageService::Refused(GenerationCall& call, const std::string& model,
                            const absl::Status& status) {
-  services_.metrics.Rejected(model, status);
+  if (ReasonOf(status) != reason::kClientCancelled) {
+    services_.metrics.Rejected(model, status);
+  }
   call.EndWith(status);
 }
 

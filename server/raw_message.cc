@@ -39,6 +39,10 @@ std::string FieldOf(const std::string& complaint) {
 }  // namespace
 
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message& message) {
+  if (!bytes.Valid()) {
+    return MakeError(absl::StatusCode::kCancelled, reason::kClientCancelled,
+                     "the call ended before its request came");
+  }
   static const bool installed = (google::protobuf::SetLogHandler(Listen), true);
   (void)installed;
   grpc::ByteBuffer copy = bytes;

@@ -12,7 +12,8 @@
 namespace patchflow {
 
 // INVALID_ARGUMENT / MALFORMED_REQUEST, naming the string field that is not UTF-8 if that is what
-// is wrong.
+// is wrong. CANCELLED / CLIENT_CANCELLED if the client was gone before its message came (gRPC calls
+// the handler all the same).
 absl::Status ParseMessage(const grpc::ByteBuffer& bytes, google::protobuf::Message& message);
 
 grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message);
