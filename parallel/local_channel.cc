@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -70,10 +71,26 @@ void LocalChannel::Wait(int rank, const LocalOperation& operation) {
 
 void LocalChannel::Abort(const std::string& reason) {
   std::lock_guard<std::mutex> lock(mutex_);
+  AbortLocked(reason);
+}
+
+void LocalChannel::AbortLocked(const std::string& reason) {
   if (aborted_.empty()) {
     aborted_ = reason.empty() ? "no reason given" : reason;
+    for (const auto& hook : std::exchange(abort_hooks_, {})) {
+      hook(aborted_);
+    }
   }
   changed_.notify_all();
+}
+
+void LocalChannel::OnAbort(std::function<void(const std::string& reason)> hook) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (aborted_.empty()) {
+    abort_hooks_.push_back(std::move(hook));
+  } else {
+    hook(aborted_);
+  }
 }
 
 bool LocalChannel::aborted() {
@@ -91,7 +108,11 @@ LocalOperation* LocalChannel::Head(int rank) const {
 }
 
 void LocalChannel::Finish(int rank) {
-  queues_[rank].front()->done = true;
+  LocalOperation& operation = *queues_[rank].front();
+  operation.done = true;
+  if (operation.on_done) {
+    operation.on_done(operation);
+  }
   queues_[rank].pop_front();
 }
 
@@ -102,8 +123,7 @@ void LocalChannel::ThrowIfAborted() const {
 }
 
 void LocalChannel::Fail(const std::string& reason) {
-  aborted_ = reason;
-  changed_.notify_all();
+  AbortLocked(reason);
   throw CommunicatorError(reason);
 }
 

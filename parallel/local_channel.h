@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -23,6 +24,8 @@ struct LocalOperation {
   std::vector<bool> moved{};  // One a transfer.
   int64_t number = 0;         // Of this rank's operations, from 0.
   bool done = false;
+  // Called with the channel locked: must not call back, and not block. May be empty.
+  std::function<void(const LocalOperation&)> on_done{};
 };
 
 // A queue of operations for each rank. An operation runs on whichever rank's thread finds that all
@@ -36,12 +39,15 @@ class LocalChannel {
   void Issue(int rank, const std::shared_ptr<LocalOperation>& operation);
   void Wait(int rank, const LocalOperation& operation);
   void Abort(const std::string& reason);
+  // Called once with the reason, now or later, as LocalOperation::on_done is.
+  void OnAbort(std::function<void(const std::string& reason)> hook);
   bool aborted();
   std::string Describe(int rank, const LocalOperation& operation) const;
 
  private:
   LocalOperation* Head(int rank) const;
   void Finish(int rank);
+  void AbortLocked(const std::string& reason);
   void ThrowIfAborted() const;
   [[noreturn]] void Fail(const std::string& reason);
   // Each returns whether anything ran. Progress prefers what `rank` waits for.
@@ -61,6 +67,7 @@ class LocalChannel {
   std::condition_variable changed_;
   std::vector<std::deque<std::shared_ptr<LocalOperation>>> queues_;
   std::vector<int64_t> issued_;
+  std::vector<std::function<void(const std::string&)>> abort_hooks_;
   std::string aborted_;  // The reason; empty while healthy.
 };
 
