@@ -89,6 +89,8 @@ absl::StatusOr<Job> JobOf(const worker::v1::ExecuteRequest& request) {
   const v1::EffectiveParams& params = request.params();
   Job job;
   job.request_id = request.request_id();
+  job.owner = {request.ownership().owner(), request.ownership().epoch()};
+  job.number = request.job();
   job.traceparent = request.traceparent();
   for (const auto& [proto, format] : kFormats) {
     if (proto == params.format()) job.encode.format = format;
@@ -171,7 +173,8 @@ worker::v1::ImageDone ImageDoneOf(const FinishedImage& image) {
 
 worker::v1::WorkerState StateOf(WorkerState state) {
   constexpr std::array kStates = {worker::v1::WORKER_STATE_LOADING, worker::v1::WORKER_STATE_READY,
-                                  worker::v1::WORKER_STATE_BUSY, worker::v1::WORKER_STATE_FAILED};
+                                  worker::v1::WORKER_STATE_BUSY, worker::v1::WORKER_STATE_FAILED,
+                                  worker::v1::WORKER_STATE_WAITING};
   return kStates.at(static_cast<size_t>(state));
 }
 

@@ -16,18 +16,18 @@ constexpr std::array<std::pair<std::string_view, at::ScalarType>, 3> kTypes = {
     std::pair{"float32", at::kFloat}, std::pair{"bfloat16", at::kBFloat16},
     std::pair{"float16", at::kHalf}};
 
-absl::StatusOr<bool> UseGpus(std::string_view device, int ranks) {
+absl::StatusOr<bool> UseGpus(std::string_view device, int ranks, int first_gpu) {
   if (device == "cpu") return false;
   if (device != "auto" && device != "cuda") {
     return absl::InvalidArgumentError(
         absl::StrCat("--device: '", std::string(device), "' is none of auto, cpu, cuda"));
   }
   const int gpus = CudaDeviceCount();
-  if (gpus >= ranks) return true;
+  if (gpus >= first_gpu + ranks) return true;
   if (device == "auto" && gpus == 0) return false;
-  return absl::FailedPreconditionError(absl::StrCat("--device: ", std::string(device), ": ", ranks,
-                                                    " ranks need as many GPUs, and ", gpus,
-                                                    " can be used here"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      "--device: ", std::string(device), ": ", ranks, " ranks need as many GPUs from number ",
+      first_gpu, " on, and ", gpus, " can be used here"));
 }
 
 absl::StatusOr<at::ScalarType> ChooseType(std::string_view dtype, bool gpus) {
@@ -47,8 +47,9 @@ absl::StatusOr<at::ScalarType> ChooseType(std::string_view dtype, bool gpus) {
 
 }  // namespace
 
-absl::StatusOr<Devices> ChooseDevices(std::string_view device, std::string_view dtype, int ranks) {
-  const absl::StatusOr<bool> gpus = UseGpus(device, ranks);
+absl::StatusOr<Devices> ChooseDevices(std::string_view device, std::string_view dtype, int ranks,
+                                      int first_gpu) {
+  const absl::StatusOr<bool> gpus = UseGpus(device, ranks, first_gpu);
   if (!gpus.ok()) return gpus.status();
   const absl::StatusOr<at::ScalarType> type = ChooseType(dtype, *gpus);
   if (!type.ok()) return type.status();
@@ -58,8 +59,9 @@ absl::StatusOr<Devices> ChooseDevices(std::string_view device, std::string_view 
     if (known == *type) devices.dtype_name = std::string(name);
   }
   for (int rank = 0; rank < ranks; ++rank) {
-    devices.of_rank.push_back(*gpus ? at::Device(at::kCUDA, static_cast<at::DeviceIndex>(rank))
-                                    : at::Device(at::kCPU));
+    devices.of_rank.push_back(
+        *gpus ? at::Device(at::kCUDA, static_cast<at::DeviceIndex>(first_gpu + rank))
+              : at::Device(at::kCPU));
   }
   devices.name = DeviceName(devices.of_rank.front());
   return devices;

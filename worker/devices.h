@@ -21,9 +21,10 @@ struct Devices {
 
 // `device`: "auto" (GPUs if there are enough for all ranks, or else CPUs), "cpu", "cuda". `dtype`:
 // "auto" (bfloat16 on GPUs, float32 on CPUs), "float32", "bfloat16", "float16"; CPUs compute in
-// float32 alone. Rank i has GPU i. INVALID_ARGUMENT names the flag; FAILED_PRECONDITION for GPUs
-// that are not there, or that are there but too few with "auto".
-absl::StatusOr<Devices> ChooseDevices(std::string_view device, std::string_view dtype, int ranks);
+// float32 alone. Rank i has GPU first_gpu + i. INVALID_ARGUMENT names the flag; FAILED_PRECONDITION
+// for GPUs that are not there, or that are there but too few with "auto".
+absl::StatusOr<Devices> ChooseDevices(std::string_view device, std::string_view dtype, int ranks,
+                                      int first_gpu = 0);
 
 // Cores that this process may use: its affinity, or less if its control group has a smaller quota
 // of CPU time. At least 1.

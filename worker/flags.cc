@@ -26,8 +26,15 @@ ParsedFlags ParseFlags(int argc, const char* const* argv) {
   app.add_option("--device", flags.device, "auto, cpu or cuda")->capture_default_str();
   app.add_option("--dtype", flags.dtype, "auto, float32, bfloat16 or float16")
       ->capture_default_str();
-  app.add_option("--ranks", flags.ranks, "Devices that make each image together")
+  app.add_option("--ranks", flags.ranks, "Devices of this worker that make each image together")
       ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_option("--group-ranks", flags.group_ranks,
+                 "Devices of all workers of the group, which the front end joins; 0: --ranks")
+      ->check(CLI::Range(0, 256))
+      ->capture_default_str();
+  app.add_option("--first-gpu", flags.first_gpu, "Number of the first GPU to use")
+      ->check(CLI::Range(0, 63))
       ->capture_default_str();
   app.add_option("--layout", flags.layout,
                  "How they divide it, such as pipefusion=2,patches=4; empty: one rank");

@@ -16,6 +16,8 @@ struct WorkerFlags {
   std::string dtype = "auto";
   std::string layout;
   int ranks = 1;
+  int group_ranks = 0;  // Of the group, on all of its workers; 0: ranks.
+  int first_gpu = 0;    // Rank i of this worker has GPU first_gpu + i.
   int threads = 0;
   double default_guidance = 0;
   absl::Duration load_timeout = absl::Minutes(30);

@@ -48,10 +48,12 @@ class GroupJob::Monitor final : public RequestMonitor {
   int rank_;
 };
 
-GroupJob::GroupJob(int ranks, ImageRequest request, std::stop_token stop)
+GroupJob::GroupJob(int ranks, ImageRequest request, std::stop_token stop,
+                   std::function<bool(int step)> agreed)
     : loading_(false),
       request_(std::move(request)),
       stop_(std::move(stop)),
+      agreed_(std::move(agreed)),
       ranks_(static_cast<size_t>(ranks)) {}
 
 GroupJob::GroupJob(int ranks) : loading_(true), ranks_(static_cast<size_t>(ranks)) {}
@@ -92,7 +94,7 @@ bool GroupJob::Continue(int rank, int step) {
     if (step == 0) own.trace.steps_begin = own.last_sign;
   });
   if (failed_) throw std::runtime_error("another rank failed");
-  return agreement_.Continue(step, stop_.stop_requested());
+  return agreed_ ? agreed_(step) : agreement_.Continue(step, stop_.stop_requested());
 }
 
 void GroupJob::Finish(int rank, absl::StatusOr<Generated> result) {
@@ -143,11 +145,11 @@ void GroupJob::Examine(absl::Duration passed, const Watch& watch) {
     rank.without_sign += passed;
     const absl::Duration limit = watch.limit(rank.phase);
     if (rank.without_sign <= limit) continue;
-    failure_ =
-        WithEngineReason(absl::UnavailableError(absl::StrCat(
-                             "rank ", i, " showed no progress for ", absl::FormatDuration(limit),
-                             " in ", NameOf(rank.phase), ", after ", rank.steps_done, " steps")),
-                         "ENGINE_FAILED");
+    failure_ = WithEngineReason(absl::UnavailableError(absl::StrCat(
+                                    "rank ", watch.first_rank + static_cast<int>(i),
+                                    " showed no progress for ", absl::FormatDuration(limit), " in ",
+                                    NameOf(rank.phase), ", after ", rank.steps_done, " steps")),
+                                "ENGINE_FAILED");
     return;
   }
 }
@@ -168,7 +170,7 @@ GroupJob::Place GroupJob::LastPlaceLocked() const {
   return last;
 }
 
-absl::StatusOr<Generated> GroupJob::TakeResult() {
+absl::StatusOr<Generated> GroupJob::TakeResult(bool has_image) {
   const std::lock_guard lock(mutex_);
   std::optional<Generated> result;
   int64_t peak_bytes = 0;
@@ -176,7 +178,7 @@ absl::StatusOr<Generated> GroupJob::TakeResult() {
     if (!rank.result->ok()) return rank.result->status();
     Generated& own = **rank.result;
     peak_bytes = std::max(peak_bytes, own.peak_memory_bytes);
-    if (own.image.has_value()) result = std::move(own);
+    if (own.image.has_value() || !has_image) result = std::move(own);
   }
   if (!result.has_value()) {
     return WithEngineReason(absl::InternalError("no rank returned an image"), "INTERNAL");

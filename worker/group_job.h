@@ -34,8 +34,11 @@ struct RankPosition {
 // alive. Thread-safe.
 class GroupJob {
  public:
-  // An image: a rank that is CANCELLED or finds INVALID_ARGUMENT is no failure.
-  GroupJob(int ranks, ImageRequest request, std::stop_token stop);
+  // An image: a rank that is CANCELLED or finds INVALID_ARGUMENT is no failure. `agreed`, where
+  // ranks of other processes take part, says instead of `stop` whether a step is begun; called on
+  // the ranks' threads, may block and throw.
+  GroupJob(int ranks, ImageRequest request, std::stop_token stop,
+           std::function<bool(int step)> agreed = nullptr);
   // Loading: every error is a failure.
   explicit GroupJob(int ranks);
 
@@ -52,6 +55,7 @@ class GroupJob {
     // Unblocks ranks that wait for each other. May be empty.
     std::function<void(const std::string& reason)> abort;
     absl::Duration abort_timeout;
+    int first_rank = 0;  // In the group: what errors call the first of these ranks.
   };
   // Returns when all ranks have finished, or abort_timeout after one has failed or hung. OK unless
   // one did: then the first error. Calls `watch` on this thread, holding no lock.
@@ -59,8 +63,8 @@ class GroupJob {
 
   // Once, after Await() said OK: the image and its times from the rank that has it, the highest
   // memory of all; CANCELLED or INVALID_ARGUMENT if any rank said so; INTERNAL if there is no
-  // image.
-  absl::StatusOr<Generated> TakeResult();
+  // image, unless `has_image` is false.
+  absl::StatusOr<Generated> TakeResult(bool has_image = true);
   bool AllFinished() const;
   std::vector<RankPosition> Positions() const;
   // By rank. A phase that has not ended ends now.
@@ -95,6 +99,7 @@ class GroupJob {
   const bool loading_;
   const ImageRequest request_;
   const std::stop_token stop_;
+  const std::function<bool(int step)> agreed_;
   StepAgreement agreement_;
   std::atomic<bool> failed_ = false;
 

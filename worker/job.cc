@@ -1,5 +1,6 @@
 #include "worker/job.h"
 
+#include <functional>
 #include <future>
 #include <memory>
 #include <utility>
@@ -54,11 +55,18 @@ absl::Status EncodeAndHandOver(const JobImage& asked, Generated made, const Enco
   return absl::OkStatus();
 }
 
+// Whether to begin a step of the image that is made as number `image`; empty without an agreement.
+std::function<bool(int)> AgreedFor(const std::shared_ptr<JobAgreement>& agreement, int image) {
+  if (agreement == nullptr) return nullptr;
+  return [agreement, image](int step) { return agreement->Continue(StepOfJob(image, step)); };
+}
+
 }  // namespace
 
 absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& stop,
-                    JobEvents& events) {
+                    JobEvents& events, const std::shared_ptr<JobAgreement>& agreement) {
   std::future<absl::Status> encoding;  // Of the image before; its destructor waits.
+  int number = 0;
   for (const JobImage& image : job.images) {
     std::vector<RankTrace> traces;
     absl::StatusOr<Generated> made = group.Run(
@@ -66,12 +74,13 @@ absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& sto
         [&](Phase phase, int steps_done) {
           events.OnPhase(image.index, JobPhaseOf(phase), steps_done);
         },
-        &traces);
+        &traces, AgreedFor(agreement, number++));
     events.OnTrace(image.index, traces);
     if (encoding.valid()) {
       if (const absl::Status status = encoding.get(); !status.ok()) return status;
     }
     if (!made.ok()) return made.status();
+    if (!made->image.has_value()) continue;
     events.OnPhase(image.index, JobPhase::kEncode, image.request.steps);
     encoding =
         std::async(std::launch::async, [&job, &image, &events, made = *std::move(made)]() mutable {

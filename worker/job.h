@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <memory>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -10,6 +11,8 @@
 #include "absl/time/time.h"
 #include "engine/engine.h"
 #include "engine/image/image.h"
+#include "worker/job_agreement.h"
+#include "worker/place.h"
 #include "worker/rank_group.h"
 
 namespace patchflow {
@@ -24,6 +27,8 @@ struct Job {
   std::string traceparent;  // W3C trace context, for logs; empty without one.
   std::vector<JobImage> images;
   EncodeOptions encode;
+  Ownership owner;     // Who asks, and
+  int64_t number = 0;  // the job's number in its epoch, where the group has several workers.
 };
 
 enum class JobPhase { kText, kDenoise, kDecode, kEncode };
@@ -60,9 +65,10 @@ class JobEvents {
   virtual void OnEnd(const absl::Status& status) = 0;
 };
 
-// Blocks until the ranks are idle and every finished image was handed over. Does not call OnEnd().
-// Statuses as RankGroup::Run.
+// Blocks until the ranks are idle and every finished image was handed over: none by a group without
+// rank 0. Does not call OnEnd(). Stops at `stop`, or where other processes take part, when their
+// `agreement` says so. Statuses as RankGroup::Run.
 absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& stop,
-                    JobEvents& events);
+                    JobEvents& events, const std::shared_ptr<JobAgreement>& agreement = nullptr);
 
 }  // namespace patchflow

@@ -9,16 +9,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/device.h"
-#include "parallel/counting_communicator.h"
-#include "parallel/local_communicator.h"
 #include "worker/digest.h"
 #include "worker/guarded_engine.h"
 #include "worker/log.h"
 #include "worker/placed_engine.h"
-#ifdef PATCHFLOW_CUDA
-#include "engine/status_of.h"
-#include "parallel/nccl_world.h"
-#endif
+#include "worker/worlds.h"
 
 namespace patchflow {
 namespace {
@@ -27,59 +22,11 @@ constexpr int64_t kMaxPixelsOnGpus = int64_t{kMaxSizePx} * kMaxSizePx;
 constexpr int64_t kMaxPixelsOnCpus = int64_t{2048} * 2048;
 constexpr int kWarmUpOnCpusPx = 256;
 
-// The group's ranks and what carries their words, in the order of destruction's reverse.
-struct Worlds {
-  std::vector<std::unique_ptr<World>> carriers;
-  std::vector<std::unique_ptr<CountingWorld>> of_rank;
-  std::function<std::string()> failure;  // See GuardEngine(). Empty where faults always throw.
-
-  void Add(std::unique_ptr<World> world) {
-    of_rank.push_back(std::make_unique<CountingWorld>(*world));
-    carriers.push_back(std::move(world));
-  }
-};
-using SharedWorlds = std::shared_ptr<Worlds>;
-
-SharedWorlds JoinThreads(const LoadOptions& options) {
-  auto worlds = std::make_shared<Worlds>();
-  LocalOptions local;
-  local.timeout = options.first_run_timeout;
-  for (auto& world : LocalWorld::Make(static_cast<int>(options.devices.of_rank.size()), local)) {
-    worlds->Add(std::move(world));
-  }
-  return worlds;
-}
-
-#ifdef PATCHFLOW_CUDA
-absl::StatusOr<SharedWorlds> JoinGpus(const LoadOptions& options) {
-  return StatusOrOfThrowing<SharedWorlds>([&] {
-    auto worlds = std::make_shared<Worlds>();
-    auto joined =
-        NcclWorld::Join(NcclWorld::MakeId(), static_cast<int>(options.devices.of_rank.size()), 0,
-                        options.devices.of_rank, {.timeout = options.first_run_timeout});
-    worlds->failure = [&first = *joined.front()] { return first.failure(); };
-    for (auto& world : joined) {
-      worlds->Add(std::move(world));
-    }
-    return worlds;
-  });
-}
-#else
-absl::StatusOr<SharedWorlds> JoinGpus(const LoadOptions& /*options*/) {
-  return absl::FailedPreconditionError(
-      "--ranks: this build has no NCCL and can't join several GPUs: build with PATCHFLOW_CUDA");
-}
-#endif
-
-absl::StatusOr<SharedWorlds> MakeWorlds(const LoadOptions& options) {
-  const bool several = options.devices.of_rank.size() > 1;
-  return options.devices.are_gpus() && several ? JoinGpus(options) : JoinThreads(options);
-}
-
-absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options,
+absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options, int first_rank,
                                                       const ModelDescription& description,
                                                       const SharedWorlds& worlds) {
   RankGroupOptions group;
+  group.first_rank = first_rank;
   group.ranks = static_cast<int>(options.devices.of_rank.size());
   group.load_timeout = options.load_timeout;
   group.first_run_timeout = options.first_run_timeout;
@@ -163,24 +110,26 @@ Plan PlanOf(const LoadOptions& options, const std::string& model_digest) {
           .batch_size = 1};
 }
 
-}  // namespace
-
-absl::StatusOr<LoadedGroup> LoadGroup(const LoadOptions& options) {
-  const auto ranks = static_cast<int>(options.devices.of_rank.size());
+absl::StatusOr<ModelDescription> Describe(const LoadOptions& options) {
   absl::StatusOr<ModelDescription> description = DescribeModel(options.model_dir);
   if (absl::IsNotFound(description.status())) return description.status();
   if (!description.ok()) return EverythingWrong(options);
-  if (const absl::Status fits = CheckLayout(options.layout, ranks, description->transformer);
-      !fits.ok()) {
-    return fits;
-  }
-  const absl::StatusOr<SharedWorlds> worlds = MakeWorlds(options);
-  if (!worlds.ok()) return worlds.status();
+  const auto ranks = static_cast<int>(options.devices.of_rank.size());
+  const absl::Status fits =
+      CheckLayout(options.layout, std::max(ranks, options.group_ranks), description->transformer);
+  if (!fits.ok()) return fits;
+  return description;
+}
+
+absl::StatusOr<LoadedGroup> Load(const LoadOptions& options, int first_rank,
+                                 const ModelDescription& description, const SharedWorlds& worlds) {
   const int cores = UsableCores();
+  const auto ranks = static_cast<int>(options.devices.of_rank.size());
   SetThreadsPerOperation(options.threads > 0 ? options.threads : std::max(1, cores / ranks));
 
   auto digest = std::async(std::launch::async, ModelDigest, options.model_dir, cores);
-  absl::StatusOr<std::unique_ptr<RankGroup>> group = StartGroup(options, *description, *worlds);
+  absl::StatusOr<std::unique_ptr<RankGroup>> group =
+      StartGroup(options, first_rank, description, worlds);
   if (!group.ok()) return group.status();
   LogComponents(**group);
   const absl::StatusOr<absl::Duration> warmup_time = WarmUp(options, **group);
@@ -200,9 +149,36 @@ absl::StatusOr<LoadedGroup> LoadGroup(const LoadOptions& options) {
   if (options.default_guidance > 0) {
     loaded.offer.description.default_guidance_scale = options.default_guidance;
   }
-  loaded.figures = FiguresOf(options, *worlds);
+  loaded.figures = FiguresOf(options, worlds);
   loaded.group = *std::move(group);
   return loaded;
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedGroup> LoadGroup(const LoadOptions& options) {
+  const absl::StatusOr<ModelDescription> description = Describe(options);
+  if (!description.ok()) return description.status();
+  const absl::StatusOr<SharedWorlds> worlds = JoinHere(options.devices, options.first_run_timeout);
+  if (!worlds.ok()) return worlds.status();
+  return Load(options, 0, *description, *worlds);
+}
+
+ShareOptions LoadShare(const LoadOptions& options) {
+  const auto worlds =
+      std::make_shared<WorldMaker>(options.devices, options.group_ranks, options.first_run_timeout);
+  ShareOptions share;
+  share.group_ranks = options.group_ranks;
+  share.check = [options] { return Describe(options).status(); };
+  share.make_world = [worlds](const std::string& host) { return worlds->MakeId(host); };
+  share.load = [options, worlds](const Place& place) -> absl::StatusOr<LoadedGroup> {
+    const absl::StatusOr<ModelDescription> description = Describe(options);
+    if (!description.ok()) return description.status();
+    const absl::StatusOr<SharedWorlds> joined = worlds->Join(place);
+    if (!joined.ok()) return joined.status();
+    return Load(options, place.first_rank, *description, *joined);
+  };
+  return share;
 }
 
 }  // namespace patchflow

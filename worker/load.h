@@ -14,7 +14,8 @@ namespace patchflow {
 
 struct LoadOptions {
   std::filesystem::path model_dir;
-  Devices devices;  // One for each rank.
+  Devices devices;      // One for each rank of this process.
+  int group_ranks = 0;  // Of the group, if they are more.
   Layout layout;
   int threads = 0;              // Of an operation on CPUs, each rank; 0: cores / ranks.
   double default_guidance = 0;  // 0: the checkpoint's.
@@ -26,5 +27,8 @@ struct LoadOptions {
 // up by making an image. INVALID_ARGUMENT, NOT_FOUND and FAILED_PRECONDITION for what another start
 // would not change; else what RankGroup says. Blocks. Sets the process' threads per operation.
 absl::StatusOr<LoadedGroup> LoadGroup(const LoadOptions& options);
+
+// The same for a worker with a share of the group's ranks, once it knows its place.
+ShareOptions LoadShare(const LoadOptions& options);
 
 }  // namespace patchflow

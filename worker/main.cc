@@ -171,8 +171,7 @@ WorkerOptions OptionsOf(const WorkerFlags& flags, const LoadOptions& load, absl:
   options.layout = ToString(load.layout);
   options.ranks = flags.ranks;
   options.process_start = process_start;
-  options.load = [load]() -> absl::StatusOr<LoadedGroup> {
-    absl::StatusOr<LoadedGroup> loaded = LoadGroup(load);
+  const auto tell = [load](absl::StatusOr<LoadedGroup> loaded) {
     if (loaded.ok()) {
       Log(LogLevel::kInfo, "loaded",
           {{"device", loaded->offer.device},
@@ -184,6 +183,14 @@ WorkerOptions OptionsOf(const WorkerFlags& flags, const LoadOptions& load, absl:
     }
     return loaded;
   };
+  if (load.group_ranks > flags.ranks) {
+    options.share = LoadShare(load);
+    options.share->load = [tell, share = options.share->load](const Place& place) {
+      Log(LogLevel::kInfo, "joins its group", {{"first_rank", place.first_rank}});
+      return tell(share(place));
+    };
+  }
+  options.load = [tell, load] { return tell(LoadGroup(load)); };
   options.on_failed = [&ending](const absl::Status& failure) {
     ending.Set({ExitCodeOf(failure), failure.ToString()});
   };
@@ -206,8 +213,13 @@ int Main(int argc, char** argv) {
 
   absl::StatusOr<Layout> layout = ParseLayout(flags.layout);
   if (!layout.ok()) return Refuse(absl::StrCat("--layout: ", layout.status().message()));
-  absl::StatusOr<Devices> devices = ChooseDevices(flags.device, flags.dtype, flags.ranks);
+  absl::StatusOr<Devices> devices =
+      ChooseDevices(flags.device, flags.dtype, flags.ranks, flags.first_gpu);
   if (!devices.ok()) return Refuse(std::string(devices.status().message()));
+  if (flags.group_ranks > 0 && flags.group_ranks < flags.ranks) {
+    return Refuse(absl::StrCat("--group-ranks: ", flags.group_ranks, " is less than the ",
+                               flags.ranks, " of --ranks"));
+  }
   if (const auto wrong = CheckAddresses(flags); wrong.has_value()) return Refuse(*wrong);
 
   Ending ending;
@@ -215,6 +227,7 @@ int Main(int argc, char** argv) {
   Worker worker(OptionsOf(flags,
                           {.model_dir = flags.model,
                            .devices = *std::move(devices),
+                           .group_ranks = flags.group_ranks,
                            .layout = *std::move(layout),
                            .threads = flags.threads,
                            .default_guidance = flags.default_guidance,

@@ -11,7 +11,7 @@
 
 namespace patchflow {
 
-enum class WorkerState { kLoading, kReady, kBusy, kFailed };
+enum class WorkerState { kLoading, kReady, kBusy, kFailed, kWaiting };
 
 // Known once the group has loaded.
 struct Offer {

@@ -80,6 +80,7 @@ std::shared_ptr<GroupJob> RankGroup::State::NextJob(int rank) {
 
 absl::Status RankGroup::State::Await(const std::shared_ptr<GroupJob>& job, GroupJob::Watch watch) {
   watch.abort = options.abort;
+  watch.first_rank = options.first_rank;
   watch.abort_timeout = options.abort_timeout;
   const absl::Status status = job->Await(watch);
   const std::lock_guard lock(mutex);
@@ -135,13 +136,14 @@ bool RankGroup::Stop() {
 absl::StatusOr<Generated> RankGroup::Run(
     const ImageRequest& request, std::stop_token stop,
     const std::function<void(Phase phase, int steps_done)>& progress,
-    std::vector<RankTrace>* traces) {
+    std::vector<RankTrace>* traces, std::function<bool(int step)> agreed) {
   if (const absl::Status failure = this->failure(); !failure.ok()) {
     return WithEngineReason(
         absl::UnavailableError(absl::StrCat("the group has failed: ", failure.message())),
         "ENGINE_FAILED");
   }
-  const auto job = std::make_shared<GroupJob>(state_->options.ranks, request, std::move(stop));
+  const auto job = std::make_shared<GroupJob>(state_->options.ranks, request, std::move(stop),
+                                              std::move(agreed));
   {
     const std::lock_guard lock(state_->mutex);
     std::fill(state_->pending.begin(), state_->pending.end(), job);
@@ -158,7 +160,7 @@ absl::StatusOr<Generated> RankGroup::Run(
                           .abort_timeout = {}});
   if (traces != nullptr) *traces = job->Traces();
   if (!status.ok()) return status;
-  absl::StatusOr<Generated> result = job->TakeResult();
+  absl::StatusOr<Generated> result = job->TakeResult(state_->options.first_rank == 0);
   if (result.ok()) {
     for (const Phase phase : {Phase::kText, Phase::kDenoise, Phase::kDecode}) {
       state_->limits.Record(request, phase, job->LongestPause(phase));

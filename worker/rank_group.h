@@ -16,9 +16,10 @@
 namespace patchflow {
 
 struct RankGroupOptions {
-  int ranks = 1;
-  // Makes the engine of a rank, on the rank's thread, which alone uses and destroys it. Called for
-  // all ranks at once.
+  int ranks = 1;       // Of this process.
+  int first_rank = 0;  // The lowest of them in the group; 0 makes images, others take part alone.
+  // Makes the engine of the rank-th of them, on the rank's thread, which alone uses and destroys
+  // it. Called for all ranks at once.
   std::function<absl::StatusOr<std::unique_ptr<Engine>>(int rank)> make_engine;
   // Unblocks every rank that waits for another, now and for ever. Thread-safe. May be empty.
   std::function<void(const std::string& reason)> abort;
@@ -39,13 +40,15 @@ class RankGroup {
   ~RankGroup();  // Stop().
 
   // Makes one image on all ranks; blocks; one call at a time. `progress` is told on the calling
-  // thread how far the last rank is, the newest position only; it may be empty. `traces`, unless
+  // thread how far the last rank is, the newest position only; it may be empty. `agreed`: see
+  // GroupJob. Without rank 0 the result has no image. `traces`, unless
   // null, is set to what every rank did, whatever came of it. Statuses as
   // Engine::Generate, and UNAVAILABLE / ENGINE_FAILED for a rank that hangs and for a group that
   // has failed before. All but OK, CANCELLED and INVALID_ARGUMENT end the group.
   absl::StatusOr<Generated> Run(const ImageRequest& request, std::stop_token stop,
                                 const std::function<void(Phase phase, int steps_done)>& progress,
-                                std::vector<RankTrace>* traces = nullptr);
+                                std::vector<RankTrace>* traces = nullptr,
+                                std::function<bool(int step)> agreed = nullptr);
 
   // Ends the ranks, which destroy their engines. False if a thread did not come back within
   // abort_timeout and was left behind: the process must then end without running destructors.
@@ -56,7 +59,7 @@ class RankGroup {
   absl::Status failure() const;  // What ended the group; OK before.
   std::vector<RankPosition> Positions() const;
   const ModelDescription& description() const;
-  const std::vector<LoadedComponent>& components() const;  // Of rank 0.
+  const std::vector<LoadedComponent>& components() const;  // Of the first rank.
 
  private:
   struct State;

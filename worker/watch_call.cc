@@ -23,6 +23,10 @@ worker::v1::WatchResponse BeatOf(const Worker& worker, const Worker::Snapshot& s
   beat.set_state(StateOf(snapshot.state));
   beat.set_failure(snapshot.failure);
   int rank = 0;
+  if (const Membership* membership = worker.membership()) {
+    beat.set_epoch(membership->ownership().epoch);
+    rank = membership->place().value_or(Place()).first_rank;
+  }
   for (const RankFigures& figures : worker.Figures()) {
     *beat.add_ranks() = RankStatusOf(rank++, figures);
   }

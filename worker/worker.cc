@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "worker/log.h"
 
@@ -17,31 +18,66 @@ bool IsHarmless(const absl::Status& status) {
   return status.ok() || absl::IsCancelled(status) || absl::IsInvalidArgument(status);
 }
 
+absl::Status Precondition(const char* message, const char* reason) {
+  return WithEngineReason(absl::FailedPreconditionError(message), reason);
+}
+
+absl::Status NoShare() {
+  return Precondition("the worker hosts all ranks of its group (--group-ranks)", "INVALID_REQUEST");
+}
+
 }  // namespace
 
-Worker::Worker(WorkerOptions options) : options_(std::move(options)), thread_([this] { Main(); }) {}
+Worker::Worker(WorkerOptions options)
+    : options_(std::move(options)),
+      membership_(options_.share.has_value()
+                      ? std::make_unique<Membership>(options_.ranks, options_.share->group_ranks)
+                      : nullptr),
+      load_start_(options_.process_start),
+      thread_([this] { Main(); }) {}
 
 Worker::~Worker() { Stop(absl::InfiniteDuration()); }
 
 void Worker::SetState(WorkerState state, const absl::Status& failure) {
   const std::lock_guard lock(mutex_);
+  if (snapshot_.state == WorkerState::kFailed) return;
   snapshot_.state = state;
   snapshot_.failure = std::string(failure.message());
   ++snapshot_.version;
   changed_.notify_all();
 }
 
+std::optional<Place> Worker::AwaitPlace() {
+  SetState(WorkerState::kWaiting);
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return stopping_ || membership_->place().has_value(); });
+  return stopping_ ? std::nullopt : membership_->place();
+}
+
+std::optional<absl::StatusOr<LoadedGroup>> Worker::Load() {
+  if (!options_.share.has_value()) return options_.load();
+  if (const absl::Status status = options_.share->check(); !status.ok()) {
+    return absl::StatusOr<LoadedGroup>(status);
+  }
+  const std::optional<Place> place = AwaitPlace();
+  if (!place.has_value()) return std::nullopt;
+  load_start_ = absl::Now();
+  SetState(WorkerState::kLoading);
+  return options_.share->load(*place);
+}
+
 void Worker::Main() {
-  absl::StatusOr<LoadedGroup> loaded = options_.load();
-  if (!loaded.ok()) {
-    SetState(WorkerState::kFailed, loaded.status());
-    options_.on_failed(loaded.status());
-  } else {
-    loaded->offer.load_time = absl::Now() - options_.process_start;
+  std::optional<absl::StatusOr<LoadedGroup>> loading = Load();
+  if (loading.has_value() && !loading->ok()) {
+    SetState(WorkerState::kFailed, loading->status());
+    options_.on_failed(loading->status());
+  } else if (loading.has_value()) {
+    LoadedGroup loaded = **std::move(loading);
+    loaded.offer.load_time = absl::Now() - load_start_;
     {
       const std::lock_guard lock(mutex_);
-      snapshot_.offer = loaded->offer;
-      loaded_ = *std::move(loaded);
+      snapshot_.offer = loaded.offer;
+      loaded_ = std::move(loaded);
     }
     SetState(WorkerState::kReady);
   }
@@ -70,8 +106,11 @@ void Worker::Run(Task task) {
   absl::Status status;
   {
     const std::stop_callback caller(task.stop, [this] { stop_running_.request_stop(); });
-    status = RunJob(*loaded_->group, task.job, stop_running_.get_token(), *task.events);
+    const std::stop_token stop =
+        task.agreement == nullptr ? stop_running_.get_token() : std::stop_token();
+    status = RunJob(*loaded_->group, task.job, stop, *task.events, task.agreement);
   }
+  if (membership_ != nullptr) membership_->End(task.job.number);
   const bool failed = !IsHarmless(status);
   Log(failed ? LogLevel::kError : LogLevel::kInfo, "job ended",
       {{"request_id", task.job.request_id},
@@ -88,6 +127,7 @@ absl::Status Worker::Start(Job job, std::stop_token stop, std::shared_ptr<JobEve
   const std::lock_guard lock(mutex_);
   if (stopping_) return Unavailable("the worker ends", "DRAINING");
   switch (snapshot_.state) {
+    case WorkerState::kWaiting:
     case WorkerState::kLoading:
       return Unavailable("the worker loads its model", "STARTING");
     case WorkerState::kFailed:
@@ -98,11 +138,51 @@ absl::Status Worker::Start(Job job, std::stop_token stop, std::shared_ptr<JobEve
     case WorkerState::kReady:
       break;
   }
+  std::shared_ptr<JobAgreement> agreement;
+  if (membership_ != nullptr) {
+    absl::StatusOr<std::shared_ptr<JobAgreement>> begun = membership_->Begin(job.owner, job.number);
+    if (!begun.ok()) return begun.status();
+    agreement = *std::move(begun);
+  }
   snapshot_.state = WorkerState::kBusy;
   ++snapshot_.version;
   stop_running_ = std::stop_source();
-  next_ = Task{std::move(job), std::move(stop), std::move(events)};
+  next_ = Task{std::move(job), std::move(stop), std::move(events), std::move(agreement)};
   changed_.notify_all();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> Worker::MakeWorld(const std::string& host) {
+  if (membership_ == nullptr) return NoShare();
+  if (Describe().state != WorkerState::kWaiting) {
+    return Precondition("the worker does not wait to join", "STALE_EPOCH");
+  }
+  return options_.share->make_world(host);
+}
+
+absl::Status Worker::Join(const Ownership& owner, const Place& place) {
+  if (membership_ == nullptr) return NoShare();
+  const std::lock_guard lock(mutex_);
+  if (snapshot_.state != WorkerState::kWaiting) {
+    return Precondition("the worker does not wait to join", "STALE_EPOCH");
+  }
+  const absl::Status status = membership_->Join(owner, place);
+  changed_.notify_all();
+  return status;
+}
+
+absl::Status Worker::TakeOver(const Ownership& owner, uint64_t previous_epoch, int first_rank) {
+  if (membership_ == nullptr) return NoShare();
+  return membership_->TakeOver(owner, previous_epoch, first_rank);
+}
+
+absl::Status Worker::Leave(const Ownership& owner, const std::string& why) {
+  if (membership_ == nullptr) return NoShare();
+  if (absl::Status status = membership_->CheckLeave(owner); !status.ok()) return status;
+  const absl::Status left =
+      Unavailable(absl::StrCat("told to leave its group: ", why).c_str(), "ENGINE_FAILED");
+  SetState(WorkerState::kFailed, left);
+  options_.on_failed(left);
   return absl::OkStatus();
 }
 

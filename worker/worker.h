@@ -16,7 +16,9 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "worker/job.h"
+#include "worker/membership.h"
 #include "worker/offer.h"
+#include "worker/place.h"
 #include "worker/rank_group.h"
 
 namespace patchflow {
@@ -29,17 +31,28 @@ struct LoadedGroup {
   std::function<std::vector<RankFigures>()> figures;
 };
 
+// What a worker needs that hosts a share of its group's ranks. Called on the worker's thread, but
+// for make_world.
+struct ShareOptions {
+  int group_ranks = 1;
+  std::function<absl::Status()> check;  // What can be refused before it joins.
+  std::function<absl::StatusOr<std::string>(const std::string& host)> make_world;  // Any thread.
+  std::function<absl::StatusOr<LoadedGroup>(const Place& place)> load;
+};
+
 struct WorkerOptions {
   std::string layout;
   int ranks = 1;
   absl::Time process_start;
   std::function<absl::StatusOr<LoadedGroup>()> load;  // Called once, on the worker's thread.
+  std::optional<ShareOptions> share = std::nullopt;   // Instead of `load`.
   // Called once, on the worker's thread, when the group can't be loaded or has failed, after the
   // job's end was told.
+  // Or, on a caller's thread, when it was told to leave its group.
   std::function<void(const absl::Status& failure)> on_failed;
 };
 
-// Thread-safe. LOADING -> READY <-> BUSY, and FAILED for good.
+// Thread-safe. LOADING -> READY <-> BUSY, and FAILED for good. A share is WAITING before it loads.
 class Worker {
  public:
   explicit Worker(WorkerOptions options);  // Starts to load.
@@ -47,8 +60,17 @@ class Worker {
 
   // Begins a job. RESOURCE_EXHAUSTED / WORKER_BUSY, UNAVAILABLE / STARTING while it loads, DRAINING
   // after Stop(), ENGINE_FAILED. If OK, `events` is told all of it, OnEnd() when the worker is
-  // READY again (or FAILED).
+  // READY again (or FAILED). Of a share, `stop` does nothing: see Membership.
   absl::Status Start(Job job, std::stop_token stop, std::shared_ptr<JobEvents> events);
+
+  // Of a share (FAILED_PRECONDITION otherwise): the id of a new world while it is WAITING; its
+  // place; a new owner; its end. STALE_EPOCH as Membership says.
+  absl::StatusOr<std::string> MakeWorld(const std::string& host);
+  absl::Status Join(const Ownership& owner, const Place& place);
+  absl::Status TakeOver(const Ownership& owner, uint64_t previous_epoch, int first_rank);
+  absl::Status Leave(const Ownership& owner, const std::string& why);
+  Membership* membership() { return membership_.get(); }  // Null if it hosts all ranks.
+  const Membership* membership() const { return membership_.get(); }
 
   // Takes no more jobs, stops the one that runs, and destroys the ranks. False if that takes longer
   // than `timeout`, or if a rank was left behind: the process must then end without running
@@ -73,12 +95,17 @@ class Worker {
     Job job;
     std::stop_token stop;
     std::shared_ptr<JobEvents> events;
+    std::shared_ptr<JobAgreement> agreement;  // Of a share.
   };
   void Main();
+  // Nothing if it was stopped before it had its place.
+  std::optional<absl::StatusOr<LoadedGroup>> Load();
+  std::optional<Place> AwaitPlace();
   void Run(Task task);
   void SetState(WorkerState state, const absl::Status& failure = absl::OkStatus());
 
   const WorkerOptions options_;
+  const std::unique_ptr<Membership> membership_;
   mutable std::mutex mutex_;
   mutable std::condition_variable_any changed_;
   Snapshot snapshot_;
@@ -88,6 +115,7 @@ class Worker {
   bool left_behind_ = false;
   std::stop_source stop_running_;
   std::optional<LoadedGroup> loaded_;  // Set once, by the thread.
+  absl::Time load_start_;              // Used by the thread.
   std::jthread thread_;
 };
 

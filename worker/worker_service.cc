@@ -11,6 +11,22 @@ namespace {
 
 constexpr int kMaxWatchers = 16;
 
+grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(RpcStatusOf(status));
+  return reactor;
+}
+
+Ownership OwnershipOf(const worker::v1::Ownership& ownership) {
+  return {ownership.owner(), ownership.epoch()};
+}
+
+// Of a worker that hosts all ranks of its group, for calls that are about sharing them.
+absl::Status Alone() {
+  return WithEngineReason(absl::FailedPreconditionError("the worker hosts all ranks of its group"),
+                          "INVALID_REQUEST");
+}
+
 }  // namespace
 
 grpc::ServerUnaryReactor* WorkerService::Describe(grpc::CallbackServerContext* context,
@@ -21,15 +37,65 @@ grpc::ServerUnaryReactor* WorkerService::Describe(grpc::CallbackServerContext* c
   response->set_failure(snapshot.failure);
   response->set_layout(worker_.layout());
   response->set_ranks(worker_.ranks());
+  response->set_group_ranks(worker_.ranks());
+  if (const Membership* membership = worker_.membership()) {
+    response->set_group_ranks(membership->group_ranks());
+    response->set_first_rank(membership->place().value_or(Place()).first_rank);
+    const Ownership ownership = membership->ownership();
+    response->mutable_ownership()->set_owner(ownership.owner);
+    response->mutable_ownership()->set_epoch(ownership.epoch);
+  }
   if (snapshot.offer.has_value()) {
     *response->mutable_model() = ModelOf(*snapshot.offer, worker_.layout());
     response->set_plan_digest(snapshot.offer->plan_digest);
     *response->mutable_load_time() = DurationOf(snapshot.offer->load_time);
     *response->mutable_warmup_time() = DurationOf(snapshot.offer->warmup_time);
   }
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return Reply(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* WorkerService::MakeWorld(grpc::CallbackServerContext* context,
+                                                   const worker::v1::MakeWorldRequest* request,
+                                                   worker::v1::MakeWorldResponse* response) {
+  absl::StatusOr<std::string> id = worker_.MakeWorld(request->host());
+  if (id.ok()) response->set_world_id(*std::move(id));
+  return Reply(context, id.status());
+}
+
+grpc::ServerUnaryReactor* WorkerService::Join(grpc::CallbackServerContext* context,
+                                              const worker::v1::JoinRequest* request,
+                                              worker::v1::JoinResponse* /*response*/) {
+  const Ownership owner = OwnershipOf(request->ownership());
+  return Reply(context,
+               request->world_id().empty()
+                   ? worker_.TakeOver(owner, request->previous_epoch(), request->first_rank())
+                   : worker_.Join(owner, {request->world_id(), request->first_rank()}));
+}
+
+grpc::ServerUnaryReactor* WorkerService::Leave(grpc::CallbackServerContext* context,
+                                               const worker::v1::LeaveRequest* request,
+                                               worker::v1::LeaveResponse* /*response*/) {
+  return Reply(context, worker_.Leave(OwnershipOf(request->ownership()), request->why()));
+}
+
+grpc::ServerUnaryReactor* WorkerService::Hold(grpc::CallbackServerContext* context,
+                                              const worker::v1::HoldRequest* request,
+                                              worker::v1::HoldResponse* response) {
+  Membership* const membership = worker_.membership();
+  if (membership == nullptr) return Reply(context, Alone());
+  const absl::StatusOr<int64_t> last =
+      membership->Hold(OwnershipOf(request->ownership()), request->job());
+  if (last.ok()) response->set_last_begun(*last);
+  return Reply(context, last.status());
+}
+
+grpc::ServerUnaryReactor* WorkerService::StopAt(grpc::CallbackServerContext* context,
+                                                const worker::v1::StopAtRequest* request,
+                                                worker::v1::StopAtResponse* /*response*/) {
+  Membership* const membership = worker_.membership();
+  if (membership == nullptr) return Reply(context, Alone());
+  return Reply(context, membership->StopAt(OwnershipOf(request->ownership()), request->job(),
+                                           request->step()));
 }
 
 grpc::ServerWriteReactor<worker::v1::ExecuteResponse>* WorkerService::Execute(

@@ -21,6 +21,21 @@ class WorkerService final : public worker::v1::WorkerService::CallbackService {
                                      worker::v1::DescribeResponse* response) override;
   grpc::ServerWriteReactor<worker::v1::ExecuteResponse>* Execute(
       grpc::CallbackServerContext* context, const worker::v1::ExecuteRequest* request) override;
+  grpc::ServerUnaryReactor* MakeWorld(grpc::CallbackServerContext* context,
+                                      const worker::v1::MakeWorldRequest* request,
+                                      worker::v1::MakeWorldResponse* response) override;
+  grpc::ServerUnaryReactor* Join(grpc::CallbackServerContext* context,
+                                 const worker::v1::JoinRequest* request,
+                                 worker::v1::JoinResponse* response) override;
+  grpc::ServerUnaryReactor* Leave(grpc::CallbackServerContext* context,
+                                  const worker::v1::LeaveRequest* request,
+                                  worker::v1::LeaveResponse* response) override;
+  grpc::ServerUnaryReactor* Hold(grpc::CallbackServerContext* context,
+                                 const worker::v1::HoldRequest* request,
+                                 worker::v1::HoldResponse* response) override;
+  grpc::ServerUnaryReactor* StopAt(grpc::CallbackServerContext* context,
+                                   const worker::v1::StopAtRequest* request,
+                                   worker::v1::StopAtResponse* response) override;
   // At most 16 calls at once: RESOURCE_EXHAUSTED / WORKER_BUSY.
   grpc::ServerWriteReactor<worker::v1::WatchResponse>* Watch(
       grpc::CallbackServerContext* context, const worker::v1::WatchRequest* request) override;
