@@ -56,6 +56,7 @@ Admission::Admission(const Parts& parts, const Limits& limits)
       timer_(parts.timer),
       audit_(parts.audit),
       store_(parts.store),
+      tracer_(parts.tracer),
       limits_(limits),
       server_instance_(RandomUuid()),
       rates_(limits.requests_per_second, limits.burst) {}
@@ -122,6 +123,7 @@ absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequ
     }
   }
   Draft draft{*model, *std::move(plan), {}};
+  draft.trace = caller.trace;
   params->set_layout(draft.plan.layout());
   if (!request.sampling().has_seed()) {
     params->set_seed(RandomSeed());
@@ -331,12 +333,13 @@ std::shared_ptr<Generation> Admission::Make(Draft draft, std::optional<uint64_t>
   if (hints.has_timeout()) {
     timeout = FromProto(hints.timeout());
   }
-  return MakeOf(draft.model, std::move(draft.spec), absl::Now(), timeout);
+  return MakeOf(draft.model, std::move(draft.spec), absl::Now(), timeout, draft.trace);
 }
 
 std::shared_ptr<Generation> Admission::MakeOf(ServedModel* model, GenerationSpec spec,
                                               absl::Time create_time,
-                                              std::optional<absl::Duration> timeout) {
+                                              std::optional<absl::Duration> timeout,
+                                              const TraceOrigin& trace) {
   auto timer = std::make_shared<std::atomic<Timer::Id>>(0);
   auto generation = std::make_shared<Generation>(
       std::move(spec),
@@ -345,6 +348,9 @@ std::shared_ptr<Generation> Admission::MakeOf(ServedModel* model, GenerationSpec
         OnEnd(model, g);
       },
       create_time);
+  if (tracer_ != nullptr) {
+    generation->SetTrace(tracer_->Begin(generation->spec(), trace));
+  }
   if (timeout.has_value()) {
     *timer = timer_.After(*timeout, [weak = std::weak_ptr<Generation>(generation)] {
       if (auto alive = weak.lock()) {
@@ -368,7 +374,13 @@ void Admission::OnEnd(ServedModel* model, Generation& generation) {
   }
   const std::string why = ReasonOf(standing.status);
   if (why == reason::kQueueFull || why == reason::kDeadlineUnmeetable) {
+    if (tracer_ != nullptr) {
+      tracer_->Forget(generation.trace());
+    }
     return;  // It was never accepted.
+  }
+  if (tracer_ != nullptr) {
+    tracer_->Ended(generation.trace(), standing.status);
   }
   audit_.Ended(generation);
   const GenerationSpec& spec = generation.spec();

@@ -18,6 +18,7 @@
 #include "server/served_model.h"
 #include "server/store.h"
 #include "server/timer.h"
+#include "server/tracer.h"
 
 namespace patchflow {
 
@@ -32,7 +33,8 @@ class Admission {
     Registry& registry;
     Timer& timer;
     AuditLog& audit;
-    Store* store;  // Null: generations do not outlive the process.
+    Store* store;              // Null: generations do not outlive the process.
+    Tracer* tracer = nullptr;  // Null: no traces.
   };
   Admission(const Parts& parts, const Limits& limits);
 
@@ -42,6 +44,7 @@ class Admission {
     std::optional<Clock::time_point> deadline;
     std::shared_ptr<Generation::Subscriber> subscriber;
     Identity identity;
+    TraceOrigin trace = {};
   };
   // The generation, queued or joined, with the caller subscribed to it. Any status of serving.md's
   // table that can be known now; nothing is left behind then.
@@ -69,6 +72,7 @@ class Admission {
     worker::v1::DescribeResponse plan;
     GenerationSpec spec;
     bool seed_drawn = false;
+    TraceOrigin trace = {};
   };
   // Validated, with everything but its place in the queue.
   absl::StatusOr<Draft> Prepare(const v1::GenerateImagesRequest& request, const Caller& caller);
@@ -84,7 +88,8 @@ class Admission {
   absl::Status Enqueue(const Draft& draft, const std::shared_ptr<Generation>& generation,
                        const v1::GenerateImagesRequest& request, const Caller& caller);
   std::shared_ptr<Generation> MakeOf(ServedModel* model, GenerationSpec spec,
-                                     absl::Time create_time, std::optional<absl::Duration> timeout);
+                                     absl::Time create_time, std::optional<absl::Duration> timeout,
+                                     const TraceOrigin& trace = {});
   std::shared_ptr<Generation> Make(Draft draft, std::optional<uint64_t> seed,
                                    const v1::SchedulingHints& hints);
   void OnEnd(ServedModel* model, Generation& generation);
@@ -94,6 +99,7 @@ class Admission {
   Timer& timer_;
   AuditLog& audit_;
   Store* const store_;
+  Tracer* const tracer_;
   const Limits limits_;
   const std::string server_instance_;
   RateLimiter rates_;

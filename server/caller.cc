@@ -6,6 +6,7 @@ namespace patchflow {
 namespace {
 
 constexpr char kAuthorization[] = "authorization";
+constexpr char kTraceParent[] = "traceparent";
 constexpr char kCommonName[] = "x509_common_name";  // GRPC_X509_CN_PROPERTY_NAME.
 
 std::string ToString(const grpc::string_ref& text) { return {text.data(), text.size()}; }
@@ -52,6 +53,12 @@ Shown ShownBy(const grpc::ServerContextBase& context) {
     shown.certificate_name = names.empty() ? "" : ToString(names.front());
   }
   return shown;
+}
+
+std::optional<TraceContext> TraceParentOf(const grpc::ServerContextBase& context) {
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find(kTraceParent);
+  return found == metadata.end() ? std::nullopt : ParseTraceparent(ToString(found->second));
 }
 
 std::shared_ptr<grpc::AuthMetadataProcessor> MakeReflectionGuard(const Guard& guard) {

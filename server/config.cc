@@ -272,6 +272,24 @@ StoreConfig ReadStore(MapReader reader, const std::string& directory) {
   return store;
 }
 
+TracingConfig ReadTracing(MapReader reader, const std::string& directory) {
+  TracingConfig tracing;
+  tracing.otlp = reader.String("otlp", "");
+  CheckAddress(reader, "otlp", tracing.otlp);
+  tracing.ca = ReadPath(reader, "ca", directory);
+  tracing.service_name = reader.String("service_name", tracing.service_name);
+  tracing.sample_ratio = reader.Number("sample_ratio", tracing.sample_ratio, 0, 1);
+  tracing.queue = static_cast<int>(reader.Integer("queue", tracing.queue, 1, 1000000));
+  tracing.recent = static_cast<int>(reader.Integer("recent", tracing.recent, 0, 100000));
+  for (const char* key : {"ca", "service_name", "sample_ratio", "queue"}) {
+    if (reader.Has(key) && tracing.otlp.empty()) {
+      reader.Fault(key, "has no meaning without 'otlp'");
+    }
+  }
+  reader.Finish();
+  return tracing;
+}
+
 void ReadListeners(MapReader server, ServerConfig& config) {
   config.listen = server.String("listen", config.listen);
   config.metrics = server.String("metrics", "");
@@ -313,6 +331,7 @@ ServerConfig ReadServer(MapReader top, const std::string& directory) {
   config.security = ReadSecurity(top.Map("security"), directory, config.listen);
   config.audit = ReadAudit(top.Map("audit"), directory);
   config.store = ReadStore(top.Map("store"), directory);
+  config.tracing = ReadTracing(top.Map("tracing"), directory);
   config.worker_binary = top.String("worker_binary", "");
   if (!config.worker_binary.empty()) {
     config.worker_binary = AbsolutePath(config.worker_binary, directory);

@@ -30,6 +30,13 @@
 //     tokens: tokens.yaml          # see tokens.h
 //   audit: {file: audit.jsonl, max_bytes: 67108864, max_files: 8}
 //   store: {directory: store, max_bytes: 1073741824, max_age: 24h}  # of detached generations
+//   tracing:                       # spans; `patchflow trace` shows them without a collector too
+//     otlp: 127.0.0.1:4317         # gRPC, of an OpenTelemetry collector; left out: none
+//     ca: ca.crt                   # TLS to it; left out: none
+//     service_name: patchflow
+//     sample_ratio: 1.0            # of requests whose traceparent does not decide
+//     queue: 2048                  # traces that may wait for the collector
+//     recent: 1000                 # traces kept for GetGenerationTrace
 //   worker_binary: patchflow-worker   # default: beside patchflow-server
 #pragma once
 
@@ -123,6 +130,15 @@ struct StoreConfig {
   absl::Duration max_age = absl::Hours(24);
 };
 
+struct TracingConfig {
+  std::string otlp;  // Address of a collector; empty: nothing is exported.
+  std::string ca;    // PEM; empty: no TLS to the collector.
+  std::string service_name = "patchflow";
+  double sample_ratio = 1;
+  int queue = 2048;
+  int recent = 1000;
+};
+
 struct ServerConfig {
   std::string listen = "127.0.0.1:50051";
   std::string metrics;  // Empty: no metrics listener.
@@ -136,6 +152,7 @@ struct ServerConfig {
   SecurityConfig security;
   AuditConfig audit;
   StoreConfig store;
+  TracingConfig tracing;
   std::string worker_binary;  // Empty: beside the server's own.
 };
 

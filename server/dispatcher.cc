@@ -7,6 +7,7 @@
 #include "server/errors.h"
 #include "server/job.h"
 #include "server/log.h"
+#include "server/request_trace.h"
 
 namespace patchflow {
 namespace {
@@ -35,6 +36,14 @@ Verdict Judge(const absl::Status& status) {
     return Verdict::kLost;
   }
   return Verdict::kFinal;
+}
+
+// Notes that a run begins at `group`; the trace context to hand on, empty without a trace.
+std::string BeginRun(const Generation& generation, const Group& group) {
+  RequestTrace* trace = generation.trace().get();
+  return trace == nullptr
+             ? ""
+             : TraceparentOf(trace->BeginRun(group.config().name, generation.standing().attempt));
 }
 
 }  // namespace
@@ -100,7 +109,8 @@ void Dispatcher::RunGeneration(const Incarnation& worker,
 
 absl::Status Dispatcher::RunJob(const Incarnation& worker,
                                 const std::shared_ptr<Generation>& generation) {
-  const worker::v1::ExecuteRequest request = MakeExecuteRequest(*generation);
+  worker::v1::ExecuteRequest request = MakeExecuteRequest(*generation);
+  request.set_traceparent(BeginRun(*generation, parts_.group));
   std::shared_ptr<ExecuteCall> call = worker.client->Execute(request);
   auto cancelled_at = std::make_shared<std::atomic<Clock::time_point>>();
   parts_.group.SetRunning(worker.epoch, generation, [call] { call->Cancel(); });
@@ -134,6 +144,9 @@ absl::Status Dispatcher::RunJob(const Incarnation& worker,
     parts_.metrics.cancel_running->Observe(
         absl::ToDoubleSeconds(absl::FromChrono(Clock::now() - cancelled)));
   }
+  if (generation->trace() != nullptr) {
+    generation->trace()->EndRun(status);
+  }
   return status;
 }
 
@@ -159,6 +172,9 @@ void Dispatcher::HandleLoss(const Incarnation& worker,
   }
   parts_.metrics.reruns->Increment();
   generation->Requeue();
+  if (generation->trace() != nullptr) {
+    generation->trace()->Requeued();
+  }
   parts_.queue.PushAgain(generation);
   if (generation->ended()) {
     parts_.queue.Remove(*generation);

@@ -20,6 +20,8 @@
 
 namespace patchflow {
 
+class RequestTrace;
+
 // A finished image: header and file.
 struct EncodedImage {
   v1::ImageHeader header;
@@ -102,7 +104,11 @@ class Generation {
   // As it stands; complete once it has ended.
   v1::Completed completed() const;
 
+  // What was done when; null if nobody notes it.
+  const std::shared_ptr<RequestTrace>& trace() const { return trace_; }
+
   // -- whoever made it, before anyone else knows of it
+  void SetTrace(std::shared_ptr<RequestTrace> trace) { trace_ = std::move(trace); }
   // Images that an earlier life of the server made, null where one is missing.
   void RestoreImages(std::vector<std::shared_ptr<const EncodedImage>> images);
   // And its end there, if it came to one; the hook is not called.
@@ -149,6 +155,7 @@ class Generation {
   const EndHook on_end_;
   const Clock::time_point created_ = Clock::now();
   const absl::Time create_time_;
+  std::shared_ptr<RequestTrace> trace_;
 
   mutable std::mutex mutex_;
   Standing standing_;

@@ -4,6 +4,7 @@
 
 #include "absl/time/clock.h"
 #include "server/errors.h"
+#include "server/request_trace.h"
 
 namespace patchflow {
 namespace {
@@ -121,6 +122,9 @@ void GenerationCall::Done() {
       const absl::Duration sending =
           std::min(absl::Now() - generation->end_time(), absl::FromChrono(call.duration));
       services_.metrics.Sent(params.model(), sending);
+      if (generation->trace() != nullptr) {
+        generation->trace()->Sent();
+      }
     }
   }
   services_.metrics.CallEnded(call);

@@ -8,6 +8,7 @@
 #include "server/raw_message.h"
 #include "server/status.h"
 #include "server/stream_call.h"
+#include "server/trace_spans.h"
 #include "server/unary_call.h"
 #include "server/validate.h"
 #include "server/version.h"
@@ -53,10 +54,11 @@ std::vector<v1::GenerateImagesResponse> OnlyValidated(const GenerationSpec& spec
 }  // namespace
 
 ImageService::ImageService(Admission& admission, Admission::Models& models, Registry& registry,
-                           const Guard& guard, const CallServices& services)
+                           const Tracer& tracer, const Guard& guard, const CallServices& services)
     : admission_(admission),
       models_(models),
       registry_(registry),
+      tracer_(tracer),
       guard_(guard),
       services_(services) {}
 
@@ -125,7 +127,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ImageService::GenerateImages(Context
   if (auto model = admission_.FindModel(request.model(), "model"); model.ok()) {
     stream->SetModel((*model)->name());
   }
-  const Admission::Caller caller{false, DeadlineOf(*context), stream, *identity};
+  const Admission::Caller caller{
+      false, DeadlineOf(*context), stream, *identity, {stream->began(), TraceParentOf(*context)}};
   if (request.validate_only()) {
     auto checked = admission_.Check(request, caller);
     if (checked.ok()) {
@@ -163,7 +166,8 @@ grpc::ServerUnaryReactor* ImageService::GenerateImagesUnary(Context* context, co
   if (auto model = admission_.FindModel(inner.model(), "model"); model.ok()) {
     call->SetModel((*model)->name());
   }
-  const Admission::Caller caller{true, DeadlineOf(*context), call, *identity};
+  const Admission::Caller caller{
+      true, DeadlineOf(*context), call, *identity, {call->began(), TraceParentOf(*context)}};
   if (inner.validate_only()) {
     auto checked = admission_.Check(inner, caller);
     if (!checked.ok()) {
@@ -258,6 +262,29 @@ grpc::ServerUnaryReactor* ImageService::GetGeneration(Context* context, const By
       context, "GetGeneration", request, response,
       [this](const v1::GetGenerationRequest& parsed, const Identity& identity) {
         return Get(parsed, identity);
+      });
+}
+
+absl::StatusOr<v1::GetGenerationTraceResponse> ImageService::Trace(
+    const v1::GetGenerationTraceRequest& request, const Identity& identity) const {
+  if (absl::Status status = ValidateRequestId(request.request_id(), true); !status.ok()) {
+    return status;
+  }
+  const auto trace = tracer_.Find({identity.name, request.request_id()});
+  if (trace == nullptr) {
+    return MakeError(absl::StatusCode::kNotFound, reason::kGenerationNotFound,
+                     "no trace of such a generation is kept",
+                     {{"request_id", request.request_id()}});
+  }
+  return SpansOf(trace->record());
+}
+
+grpc::ServerUnaryReactor* ImageService::GetGenerationTrace(Context* context, const Bytes* request,
+                                                           Bytes* response) {
+  return AnswerAtOnce<v1::GetGenerationTraceRequest>(
+      context, "GetGenerationTrace", request, response,
+      [this](const v1::GetGenerationTraceRequest& parsed, const Identity& identity) {
+        return Trace(parsed, identity);
       });
 }
 

@@ -19,15 +19,16 @@ using RawImageService = v1::ImageGenerationService::WithRawCallbackMethod_Genera
         v1::ImageGenerationService::WithRawCallbackMethod_GetGeneration<
             v1::ImageGenerationService::WithRawCallbackMethod_FetchGeneration<
                 v1::ImageGenerationService::WithRawCallbackMethod_CancelGeneration<
-                    v1::ImageGenerationService::WithRawCallbackMethod_ListModels<
-                        v1::ImageGenerationService::WithRawCallbackMethod_GetModel<Base>>>>>>>;
+                    v1::ImageGenerationService::WithRawCallbackMethod_GetGenerationTrace<
+                        v1::ImageGenerationService::WithRawCallbackMethod_ListModels<
+                            v1::ImageGenerationService::WithRawCallbackMethod_GetModel<Base>>>>>>>>;
 
 // Handlers check, admit and return; nothing in them blocks.
 class ImageService final : public RawImageService<v1::ImageGenerationService::Service> {
  public:
   // All must outlive this.
   ImageService(Admission& admission, Admission::Models& models, Registry& registry,
-               const Guard& guard, const CallServices& services);
+               const Tracer& tracer, const Guard& guard, const CallServices& services);
 
   using Context = grpc::CallbackServerContext;
   using Bytes = grpc::ByteBuffer;
@@ -40,6 +41,8 @@ class ImageService final : public RawImageService<v1::ImageGenerationService::Se
                                           Bytes* response) override;
   grpc::ServerUnaryReactor* CancelGeneration(Context* context, const Bytes* request,
                                              Bytes* response) override;
+  grpc::ServerUnaryReactor* GetGenerationTrace(Context* context, const Bytes* request,
+                                               Bytes* response) override;
   grpc::ServerUnaryReactor* ListModels(Context* context, const Bytes* request,
                                        Bytes* response) override;
   grpc::ServerUnaryReactor* GetModel(Context* context, const Bytes* request,
@@ -55,12 +58,15 @@ class ImageService final : public RawImageService<v1::ImageGenerationService::Se
                                          Bytes* out, Handler handle);
   absl::StatusOr<v1::GetGenerationResponse> Get(const v1::GetGenerationRequest& request,
                                                 const Identity& identity) const;
+  absl::StatusOr<v1::GetGenerationTraceResponse> Trace(const v1::GetGenerationTraceRequest& request,
+                                                       const Identity& identity) const;
   absl::StatusOr<v1::CancelGenerationResponse> Cancel(const v1::CancelGenerationRequest& request,
                                                       const Identity& identity);
 
   Admission& admission_;
   Admission::Models& models_;
   Registry& registry_;
+  const Tracer& tracer_;
   const Guard& guard_;
   const CallServices services_;
 };

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/clock.h"
+#include "server/request_trace.h"
 #include "server/sha256.h"
 #include "server/version.h"
 
@@ -76,6 +77,11 @@ absl::Status ImageCollector::Take(worker::v1::ExecuteResponse& event) {
       return Append(event.image_chunk());
     case worker::v1::ExecuteResponse::kImageDone:
       return Finish(event.image_done());
+    case worker::v1::ExecuteResponse::kImageTrace:
+      if (generation_.trace() != nullptr) {
+        generation_.trace()->AddReport(std::move(*event.mutable_image_trace()));
+      }
+      return absl::OkStatus();
     case worker::v1::ExecuteResponse::EVENT_NOT_SET:
       break;
   }
@@ -128,6 +134,9 @@ absl::Status ImageCollector::Finish(const worker::v1::ImageDone& done) {
   const GenerationSpec& spec = generation_.spec();
   costs_.Record(spec.accepted.plan_digest(), spec.params(), overhead, timings["denoise"]);
   metrics_.ObserveImage(spec.params(), done);
+  if (generation_.trace() != nullptr && done.has_encode()) {
+    generation_.trace()->AddEncode(done.image_index(), done.encode());
+  }
   generation_.AddImage(done.image_index(), std::move(image_), timings, done.peak_memory_bytes());
   image_ = nullptr;
   return absl::OkStatus();

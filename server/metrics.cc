@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
 
 #include "server/errors.h"
 #include "server/version.h"
@@ -73,6 +74,9 @@ constexpr Resolution kResolutions[] = {{"256", 256 * 256},    {"512", 512 * 512}
                                        {"4096", 4096 * 4096}, {"larger", INT64_MAX}};
 
 std::string CodeName(const absl::Status& status) { return absl::StatusCodeToString(status.code()); }
+
+constexpr std::pair<v1::Priority, const char*> kPriorities[] = {
+    {v1::PRIORITY_LOW, "low"}, {v1::PRIORITY_NORMAL, "normal"}, {v1::PRIORITY_HIGH, "high"}};
 
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -149,6 +153,24 @@ Metrics::Metrics(const std::vector<std::string>& models, const std::vector<std::
   for (const std::string& group : groups) {
     AddGroup(group);
   }
+  AddTracing();
+}
+
+void Metrics::AddTracing() {
+  tracing_.exported = &BuildCounter()
+                           .Name("patchflow_traces_exported_total")
+                           .Help("Traces that the collector took.")
+                           .Register(registry_)
+                           .Add({});
+  const auto dropped = [this](const char* why) {
+    return &BuildCounter()
+                .Name("patchflow_traces_dropped_total")
+                .Help("Traces that were to be exported and were not.")
+                .Register(registry_)
+                .Add({{"reason", why}});
+  };
+  tracing_.dropped_queue_full = dropped("queue_full");
+  tracing_.dropped_failed = dropped("export_failed");
 }
 
 void Metrics::AddModel(const std::string& name) {
@@ -188,6 +210,13 @@ void Metrics::AddModel(const std::string& name) {
   ModelMetrics& m = models_[name];
   m.ready = gauge("patchflow_ready", "1 while a group serves the model.");
   m.queue_depth = gauge("patchflow_queue_depth", "Requests that wait for a group.");
+  for (const auto& [priority, label] : kPriorities) {
+    m.queue_depth_of[priority] = &BuildGauge()
+                                      .Name("patchflow_queue_depth_by_priority")
+                                      .Help("Requests that wait, by class of priority.")
+                                      .Register(registry_)
+                                      .Add(labels("priority", label));
+  }
   m.queue_capacity = gauge("patchflow_queue_capacity", "Most requests that may wait.");
   m.queue_oldest = gauge("patchflow_queue_oldest_seconds", "Age of the oldest that waits.");
   m.estimated_wait = gauge("patchflow_estimated_wait_seconds", "For a request that comes now.");
@@ -233,9 +262,7 @@ void Metrics::AddHistograms(const std::string& name, ModelMetrics& m) {
                                 {1, 2, 4, 8, 14, 20, 28, 50, 100, 200}, of_model);
   m.requested_megapixels = histogram("patchflow_requested_megapixels", "Size asked for.",
                                      {.0625, .25, .5, 1, 2, 4, 8, 16, 64}, of_model);
-  for (auto [priority, label] : {std::pair{v1::PRIORITY_LOW, "low"},
-                                 {v1::PRIORITY_NORMAL, "normal"},
-                                 {v1::PRIORITY_HIGH, "high"}}) {
+  for (const auto& [priority, label] : kPriorities) {
     m.queue_wait[priority] = histogram("patchflow_queue_wait_seconds", "Time in the queue.",
                                        WaitBuckets(), labels("priority", label));
   }

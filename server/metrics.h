@@ -30,6 +30,7 @@ namespace patchflow {
 struct ModelMetrics {
   prometheus::Gauge* ready;
   prometheus::Gauge* queue_depth;
+  std::map<v1::Priority, prometheus::Gauge*> queue_depth_of;
   prometheus::Gauge* queue_capacity;
   prometheus::Gauge* queue_oldest;
   prometheus::Gauge* estimated_wait;
@@ -74,6 +75,13 @@ struct SecurityMetrics {
   prometheus::Gauge* broken;
 };
 
+// Of traces that are exported; in traces, one for each generation.
+struct TracingMetrics {
+  prometheus::Counter* exported;
+  prometheus::Counter* dropped_queue_full;
+  prometheus::Counter* dropped_failed;
+};
+
 // A call that has ended.
 struct EndedCall {
   std::string model;  // As asked for; counts as "none" if there is none of this name.
@@ -96,6 +104,7 @@ class Metrics {
   // "tls", "tokens".
   SecurityMetrics& security(const std::string& what) { return security_.at(what); }
   GroupMetrics& group(const std::string& name) { return groups_.at(name); }
+  const TracingMetrics& tracing() const { return tracing_; }
 
   // Every call that began ends: what has begun less what has ended is open.
   void CallBegan(const char* method);
@@ -127,12 +136,14 @@ class Metrics {
   void AddModel(const std::string& name);
   void AddHistograms(const std::string& name, ModelMetrics& m);
   void AddGroup(const std::string& name);
+  void AddTracing();
   std::string Known(const std::string& model) const;
 
   prometheus::Registry registry_;
   std::map<std::string, ModelMetrics> models_;
   std::map<std::string, GroupMetrics> groups_;
   std::map<std::string, SecurityMetrics> security_;
+  TracingMetrics tracing_;
   ProcessMetrics process_;
   RankMetrics ranks_;
   prometheus::Family<prometheus::Counter>* started_;

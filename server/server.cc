@@ -10,6 +10,7 @@
 #include "server/errors.h"
 #include "server/grpc_worker_client.h"
 #include "server/log.h"
+#include "server/otlp_client.h"
 #include "server/random.h"
 #include "server/server_parts.h"
 #include "server/version.h"
@@ -63,24 +64,28 @@ absl::Status DrainedError() {
 }  // namespace
 
 Server::Parts::Parts(const ServerConfig& config, std::unique_ptr<AuditLog> audit_log,
-                     std::unique_ptr<Store> opened_store, AdminActions actions)
+                     std::unique_ptr<Store> opened_store, TraceExporter::Send send_traces,
+                     AdminActions actions)
     : timer(std::make_unique<Timer>()),
       metrics(ModelNames(config), GroupNames(config)),
       audit(std::move(audit_log)),
       store(std::move(opened_store)),
+      exporter(MakeTraceExporter(config.tracing, std::move(send_traces), metrics.tracing())),
+      tracer({static_cast<size_t>(config.tracing.recent), config.tracing.sample_ratio},
+             exporter.get()),
       registry(static_cast<size_t>(config.limits.result_bytes), config.limits.result_age),
-      admission({models, registry, *timer, *audit, store.get()}, config.limits),
-      images(admission, models, registry, guard,
+      admission({models, registry, *timer, *audit, store.get(), &tracer}, config.limits),
+      images(admission, models, registry, tracer, guard,
              CallServices{*timer, metrics, *audit, config.limits.slow_client_timeout}),
       health(&guard),
       probes(nullptr),
       admin(std::move(actions)) {}
 
 Server::Server(const ServerConfig& config, std::unique_ptr<AuditLog> audit,
-               std::unique_ptr<Store> store)
+               std::unique_ptr<Store> store, TraceExporter::Send send_traces)
     : config_(config),
       parts_(std::make_unique<Parts>(
-          config_, std::move(audit), std::move(store),
+          config_, std::move(audit), std::move(store), std::move(send_traces),
           AdminActions{[this] { return Status(); }, [this] { return Workers(); },
                        [this] { return DrainForAdmin(); }, [this] { return Resume(); }})) {}
 
@@ -97,7 +102,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
     }
     store = *std::move(opened);
   }
-  std::unique_ptr<Server> server(new Server(config, *std::move(audit), std::move(store)));
+  auto send_traces = MakeOtlpSender(config.tracing);
+  if (!send_traces.ok()) {
+    return send_traces.status();
+  }
+  std::unique_ptr<Server> server(
+      new Server(config, *std::move(audit), std::move(store), *std::move(send_traces)));
   server->MakeModels();
   for (auto step :
        {&Server::Restore, &Server::OpenSecurity, &Server::OpenListeners, &Server::StartWorkers}) {
@@ -304,6 +314,7 @@ Server::~Server() {
   parts_->admin_listener.Stop(kLastWrites);
   parts_->http.reset();
   parts_->timer.reset();
+  parts_->exporter.reset();
   if (!socket_directory_.empty()) {
     std::error_code ignored;
     std::filesystem::remove_all(socket_directory_, ignored);

@@ -14,6 +14,7 @@
 #include "server/audit.h"
 #include "server/config.h"
 #include "server/store.h"
+#include "server/trace_exporter.h"
 
 namespace patchflow {
 
@@ -45,7 +46,8 @@ class Server {
  private:
   struct Parts;
 
-  Server(const ServerConfig& config, std::unique_ptr<AuditLog> audit, std::unique_ptr<Store> store);
+  Server(const ServerConfig& config, std::unique_ptr<AuditLog> audit, std::unique_ptr<Store> store,
+         TraceExporter::Send send_traces);
   void MakeModels();
   absl::Status Restore();
   absl::Status OpenSecurity();

@@ -24,18 +24,21 @@
 #include "server/store.h"
 #include "server/supervisor.h"
 #include "server/timer.h"
+#include "server/tracer.h"
 
 namespace patchflow {
 
 // Built from the top, destroyed by ~Server from the bottom.
 struct Server::Parts {
   Parts(const ServerConfig& config, std::unique_ptr<AuditLog> audit_log,
-        std::unique_ptr<Store> opened_store, AdminActions actions);
+        std::unique_ptr<Store> opened_store, TraceExporter::Send send_traces, AdminActions actions);
 
   std::unique_ptr<Timer> timer;
   Metrics metrics;
   std::unique_ptr<AuditLog> audit;
-  std::unique_ptr<Store> store;  // Null: none.
+  std::unique_ptr<Store> store;             // Null: none.
+  std::unique_ptr<TraceExporter> exporter;  // Null: none.
+  Tracer tracer;
   Guard guard;
   std::vector<std::unique_ptr<Group>> groups;
   Admission::Models models;

@@ -71,6 +71,11 @@ void Server::RefreshMetrics() {
     metrics.queue_capacity->Set(static_cast<double>(model->queue().capacity()));
     metrics.queue_oldest->Set(absl::ToDoubleSeconds(model->queue().OldestAge()));
     const auto waiting = model->queue().InOrder();
+    for (const auto& [priority, gauge] : metrics.queue_depth_of) {
+      gauge->Set(static_cast<double>(std::count_if(
+          waiting.begin(), waiting.end(),
+          [p = priority](const auto& generation) { return generation->spec().priority == p; })));
+    }
     absl::Duration wait = model->queue().OldestAge();  // All that is known of unknown costs.
     if (auto plan = model->ChoosePlan(); plan.ok()) {
       wait = model->EstimateWait(plan->plan_digest(), waiting).value_or(wait);

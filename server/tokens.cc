@@ -19,9 +19,9 @@ constexpr size_t kMinTokenBytes = 16;
 constexpr size_t kMaxTokenBytes = 512;
 constexpr size_t kDigestBytes = 32;
 constexpr size_t kMaxFileBytes = 1 << 20;
-const char* const kMethods[] = {"GenerateImages",  "GenerateImagesUnary", "GetGeneration",
-                                "FetchGeneration", "CancelGeneration",    "ListModels",
-                                "GetModel"};
+const char* const kMethods[] = {
+    "GenerateImages",   "GenerateImagesUnary", "GetGeneration", "FetchGeneration",
+    "CancelGeneration", "GetGenerationTrace",  "ListModels",    "GetModel"};
 
 std::string ReadDigest(MapReader& reader) {
   if (reader.Has("token") == reader.Has("sha256")) {

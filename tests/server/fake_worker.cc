@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -268,9 +269,12 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
     if (order.fault == "short") {
       return grpc::Status::OK;
     }
+    const int64_t received_ns = NowNs();
     for (int index : request.image_indices()) {
+      const int64_t text_ns = NowNs();
       SendStep(events, index, worker::v1::JOB_PHASE_TEXT, 0);
       Sleep(options_.text_time);
+      const int64_t steps_ns = NowNs();
       for (int step = 0; step < request.params().steps(); ++step) {
         if (auto status = Obey(order, step, context)) {
           return *status;
@@ -283,8 +287,11 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
         SendStep(events, index, worker::v1::JOB_PHASE_DENOISE, step + 1);
         SendPreview(events, request, index, step + 1);
       }
+      const int64_t decode_ns = NowNs();
       SendStep(events, index, worker::v1::JOB_PHASE_DECODE, request.params().steps());
       Sleep(options_.decode_time);
+      SendTrace(events, index, received_ns, request.params().steps(),
+                {text_ns, steps_ns, decode_ns, NowNs()});
       SendImage(events, request, index, order.fault == "corrupt");
     }
     return grpc::Status::OK;
@@ -295,6 +302,38 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
     event.mutable_step()->set_image_index(index);
     event.mutable_step()->set_phase(phase);
     event.mutable_step()->set_steps_done(steps);
+    events.Write(event);
+  }
+
+  int64_t NowNs() const {
+    return std::chrono::nanoseconds(Clock::now().time_since_epoch()).count() +
+           absl::ToInt64Nanoseconds(options_.clock_ahead);
+  }
+
+  // Every rank does the same.
+  void SendTrace(Events& events, int index, int64_t received_ns, int steps,
+                 const std::array<int64_t, 4>& bounds_ns) const {
+    constexpr std::array kPhases = {worker::v1::JOB_PHASE_TEXT, worker::v1::JOB_PHASE_DENOISE,
+                                    worker::v1::JOB_PHASE_DECODE};
+    ExecuteResponse event;
+    auto& trace = *event.mutable_image_trace();
+    trace.set_image_index(index);
+    trace.set_received_ns(received_ns);
+    for (int i = 0; i < options_.ranks; ++i) {
+      auto& rank = *trace.add_ranks();
+      rank.set_rank(i);
+      for (size_t phase = 0; phase < kPhases.size(); ++phase) {
+        auto& span = *rank.add_phases();
+        span.set_phase(kPhases.at(phase));
+        span.set_begin_ns(bounds_ns.at(phase));
+        span.set_end_ns(bounds_ns.at(phase + 1));
+      }
+      rank.set_steps_begin_ns(bounds_ns[1]);
+      for (int step = 0; step < steps; ++step) {
+        rank.add_step_times_ns(absl::ToInt64Nanoseconds(options_.step_time));
+      }
+    }
+    trace.set_sent_ns(NowNs());
     events.Write(event);
   }
 
@@ -310,6 +349,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
   }
 
   void SendImage(Events& events, const ExecuteRequest& request, int index, bool corrupt) const {
+    const int64_t encode_ns = NowNs();
     const std::string data = FakeImage(request, index, options_);
     ExecuteResponse event;
     auto* header = event.mutable_image_header();
@@ -340,6 +380,9 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       timing->set_stage(stage);
       *timing->mutable_duration() = ToProto(time);
     }
+    done->mutable_encode()->set_phase(worker::v1::JOB_PHASE_ENCODE);
+    done->mutable_encode()->set_begin_ns(encode_ns);
+    done->mutable_encode()->set_end_ns(NowNs());
     done->set_peak_memory_bytes(uint64_t{3} << 30);
     for (int i = 0; i < steps; ++i) {
       *done->add_step_times() = ToProto(options_.step_time);

@@ -33,8 +33,9 @@ struct FakeWorkerOptions {
   std::string dtype = "float32";
   double default_guidance = 4.5;
   std::string plan_digest = "plan-1";
-  size_t image_bytes = 4096;  // Of formats other than raw.
-  bool own_process = false;   // Faults end the process.
+  size_t image_bytes = 4096;   // Of formats other than raw.
+  absl::Duration clock_ahead;  // Of this host's monotonic clock.
+  bool own_process = false;    // Faults end the process.
 };
 
 class FakeWorker {
