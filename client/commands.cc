@@ -28,8 +28,10 @@ int RunClient(int argc, const char* const* argv, Console& console, Interrupt& in
   AddStatusCommand(app, session);
   AddFetchCommand(app, session);
   AddCancelCommand(app, session);
+  AddTraceCommand(app, session);
   AddUsageCommand(app, session);
   AddLoadCommand(app, session);
+  AddReplayCommand(app, session);
   for (CLI::App* command : app.get_subcommands({})) command->footer(ExitCodeHelp());
   try {
     app.parse(argc, argv);

@@ -22,8 +22,10 @@ void AddFetchCommand(CLI::App& app, Session& session);
 void AddModelsCommand(CLI::App& app, Session& session);
 void AddStatusCommand(CLI::App& app, Session& session);
 void AddCancelCommand(CLI::App& app, Session& session);
+void AddTraceCommand(CLI::App& app, Session& session);
 void AddUsageCommand(CLI::App& app, Session& session);
 void AddLoadCommand(CLI::App& app, Session& session);
+void AddReplayCommand(CLI::App& app, Session& session);
 
 // The whole program: parses, runs, reports. Returns the exit status.
 int RunClient(int argc, const char* const* argv, Console& console, Interrupt& interrupt);

@@ -21,14 +21,6 @@ uint64_t RandomBits() {
   return (uint64_t{random()} << 32) | random();
 }
 
-std::string RandomRequestId() {
-  const uint64_t high =
-      (RandomBits() & ~uint64_t{0xF000}) | 0x4000;  // A version 4 UUID (RFC 9562).
-  const uint64_t low = (RandomBits() >> 2) | (uint64_t{1} << 63);
-  return absl::StrFormat("%08x-%04x-%04x-%04x-%012x", high >> 32, (high >> 16) & 0xFFFF,
-                         high & 0xFFFF, low >> 48, low & 0xFFFFFFFFFFFF);
-}
-
 absl::Status SetSize(const GenerateOptions& options, v1::GenerateImagesRequest& request) {
   if (options.width) request.mutable_image()->set_width(*options.width);
   if (options.height) request.mutable_image()->set_height(*options.height);
@@ -50,6 +42,13 @@ absl::Status SetSize(const GenerateOptions& options, v1::GenerateImagesRequest& 
 }
 
 }  // namespace
+
+std::string RandomRequestId() {
+  const uint64_t high = (RandomBits() & ~uint64_t{0xF000}) | 0x4000;
+  const uint64_t low = (RandomBits() >> 2) | (uint64_t{1} << 63);
+  return absl::StrFormat("%08x-%04x-%04x-%04x-%012x", high >> 32, (high >> 16) & 0xFFFF,
+                         high & 0xFFFF, low >> 48, low & 0xFFFFFFFFFFFF);
+}
 
 void AddGenerateOptions(CLI::App& command, GenerateOptions& options) {
   const std::map<std::string, v1::ImageFormat> formats = {{"png", v1::IMAGE_FORMAT_PNG},

@@ -37,6 +37,9 @@ struct GenerateOptions {
   int32_t chunk_bytes = 0;
 };
 
+// A version 4 UUID (RFC 9562).
+std::string RandomRequestId();
+
 void AddGenerateOptions(CLI::App& command, GenerateOptions& options);
 
 // The prompts, in order: the one given, or the lines of the file that are not empty.
