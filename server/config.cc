@@ -203,6 +203,9 @@ Supervision ReadSupervision(MapReader reader) {
   s.heartbeat_timeout =
       reader.Duration("heartbeat_timeout", s.heartbeat_timeout, least, absl::Hours(1));
   s.load_timeout = reader.Duration("load_timeout", s.load_timeout, least, kDay);
+  s.first_run_timeout =
+      reader.Duration("first_run_timeout", s.first_run_timeout, absl::Seconds(1), kDay);
+  s.phase_timeout = reader.Duration("phase_timeout", s.phase_timeout, absl::Seconds(1), kDay);
   s.stall_timeout = reader.Duration("stall_timeout", s.stall_timeout, least, kDay);
   s.back_off = reader.Duration("back_off", s.back_off, absl::Milliseconds(1), absl::Hours(1));
   s.max_failures = static_cast<int>(reader.Integer("max_failures", s.max_failures, 1, 1000));
@@ -272,6 +275,15 @@ StoreConfig ReadStore(MapReader reader, const std::string& directory) {
   return store;
 }
 
+BlackBoxConfig ReadBlackBox(MapReader reader, const std::string& directory) {
+  BlackBoxConfig box;
+  box.directory = ReadPath(reader, "directory", directory);
+  box.max_files = static_cast<int>(reader.Integer("max_files", box.max_files, 1, 10000));
+  box.max_bytes = reader.Integer("max_bytes", box.max_bytes, 1 << 20, int64_t{1} << 40);
+  reader.Finish();
+  return box;
+}
+
 TracingConfig ReadTracing(MapReader reader, const std::string& directory) {
   TracingConfig tracing;
   tracing.otlp = reader.String("otlp", "");
@@ -332,6 +344,8 @@ ServerConfig ReadServer(MapReader top, const std::string& directory) {
   config.audit = ReadAudit(top.Map("audit"), directory);
   config.store = ReadStore(top.Map("store"), directory);
   config.tracing = ReadTracing(top.Map("tracing"), directory);
+  config.black_box = ReadBlackBox(top.Map("black_box"), directory);
+  config.chaos = top.Boolean("chaos", false);
   config.worker_binary = top.String("worker_binary", "");
   if (!config.worker_binary.empty()) {
     config.worker_binary = AbsolutePath(config.worker_binary, directory);

@@ -30,6 +30,8 @@
 //     tokens: tokens.yaml          # see tokens.h
 //   audit: {file: audit.jsonl, max_bytes: 67108864, max_files: 8}
 //   store: {directory: store, max_bytes: 1073741824, max_age: 24h}  # of detached generations
+//   black_box: {directory: black-boxes, max_files: 64, max_bytes: 67108864}  # of workers that died
+//   chaos: false                   # true: `patchflow chaos` may order faults of the workers
 //   tracing:                       # spans; `patchflow trace` shows them without a collector too
 //     otlp: 127.0.0.1:4317         # gRPC, of an OpenTelemetry collector; left out: none
 //     ca: ca.crt                   # TLS to it; left out: none
@@ -93,6 +95,9 @@ struct Supervision {
   absl::Duration heartbeat_interval = absl::Milliseconds(500);
   absl::Duration heartbeat_timeout = absl::Seconds(2);
   absl::Duration load_timeout = absl::Seconds(1200);  // From a worker's start until it is ready.
+  absl::Duration first_run_timeout =
+      absl::Seconds(120);  // A rank without progress, in a phase of a shape that is new to it,
+  absl::Duration phase_timeout = absl::Seconds(10);   // or known: or 10 medians if that is longer.
   absl::Duration stall_timeout = absl::Seconds(600);  // A running job that says nothing.
   absl::Duration back_off = absl::Seconds(1);         // Before the second restart; doubles.
   int max_failures = 5;                               // In a row, no job completed in between.
@@ -130,6 +135,12 @@ struct StoreConfig {
   absl::Duration max_age = absl::Hours(24);
 };
 
+struct BlackBoxConfig {
+  std::string directory;         // Empty: see DefaultBlackBoxDirectory().
+  int max_files = 64;            // The oldest are removed.
+  int64_t max_bytes = 64 << 20;  // Of all together.
+};
+
 struct TracingConfig {
   std::string otlp;  // Address of a collector; empty: nothing is exported.
   std::string ca;    // PEM; empty: no TLS to the collector.
@@ -153,6 +164,8 @@ struct ServerConfig {
   AuditConfig audit;
   StoreConfig store;
   TracingConfig tracing;
+  BlackBoxConfig black_box;
+  bool chaos = false;         // Workers obey orders to fail: see worker/fault_injection.h.
   std::string worker_binary;  // Empty: beside the server's own.
 };
 

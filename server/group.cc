@@ -30,6 +30,8 @@ const char* Name(LossKind kind) {
       return "stalled";
     case LossKind::kJob:
       return "job";
+    case LossKind::kSickDevice:
+      return "sick_device";
   }
   return "";
 }

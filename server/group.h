@@ -37,12 +37,13 @@ enum class LossKind {
   kHeartbeat,  // Missed, or its connection ended.
   kFailed,     // It said so itself, or it cannot describe itself.
   kLoadTimeout,
-  kStalled,  // Its job said nothing for too long.
-  kJob,      // It could not finish one.
+  kStalled,     // Its job said nothing for too long.
+  kJob,         // It could not finish one.
+  kSickDevice,  // A device must not be used again: the group is given up.
 };
-inline constexpr LossKind kLossKinds[] = {LossKind::kProcessEnded, LossKind::kHeartbeat,
-                                          LossKind::kFailed,       LossKind::kLoadTimeout,
-                                          LossKind::kStalled,      LossKind::kJob};
+inline constexpr LossKind kLossKinds[] = {
+    LossKind::kProcessEnded, LossKind::kHeartbeat, LossKind::kFailed,    LossKind::kLoadTimeout,
+    LossKind::kStalled,      LossKind::kJob,       LossKind::kSickDevice};
 
 // Lower case: "process_ended".
 const char* Name(LossKind kind);

@@ -68,6 +68,7 @@ Server::Parts::Parts(const ServerConfig& config, std::unique_ptr<AuditLog> audit
                      AdminActions actions)
     : timer(std::make_unique<Timer>()),
       metrics(ModelNames(config), GroupNames(config)),
+      black_boxes(config.black_box),
       audit(std::move(audit_log)),
       store(std::move(opened_store)),
       exporter(MakeTraceExporter(config.tracing, std::move(send_traces), metrics.tracing())),
@@ -258,6 +259,7 @@ absl::Status Server::StartWorkers() {
   Supervisor::Options options;
   options.supervision = config_.supervision;
   options.connect = ConnectGrpcWorker;
+  options.black_boxes = &parts_->black_boxes;
   options.on_given_up = [this](const std::string& why) { GiveUp(why); };
   const bool any_local = std::any_of(config_.groups.begin(), config_.groups.end(),
                                      [](const GroupConfig& group) { return group.worker.empty(); });
@@ -272,6 +274,9 @@ absl::Status Server::StartWorkers() {
       return directory.status();
     }
     socket_directory_ = *std::move(directory);
+    if (config_.chaos) {
+      options.fault_orders = absl::StrCat(socket_directory_, "/fault-orders");
+    }
   }
   LogInfo("listening", {{"listen", listen_address_},
                         {"metrics", metrics_address_},
@@ -279,6 +284,8 @@ absl::Status Server::StartWorkers() {
                         {"admin", admin_address_},
                         {"tls", parts_->tls != nullptr},
                         {"tokens", parts_->guard.asks_tokens()},
+                        {"black_boxes", parts_->black_boxes.directory()},
+                        {"fault_orders", options.fault_orders},
                         {"version", kVersion},
                         {"server_instance", parts_->admission.server_instance()}});
   for (size_t i = 0; i < parts_->groups.size(); ++i) {

@@ -8,6 +8,7 @@
 #include "server/admin_service.h"
 #include "server/admission.h"
 #include "server/audit.h"
+#include "server/black_box.h"
 #include "server/dispatcher.h"
 #include "server/group.h"
 #include "server/guard.h"
@@ -35,6 +36,7 @@ struct Server::Parts {
 
   std::unique_ptr<Timer> timer;
   Metrics metrics;
+  BlackBoxes black_boxes;
   std::unique_ptr<AuditLog> audit;
   std::unique_ptr<Store> store;             // Null: none.
   std::unique_ptr<TraceExporter> exporter;  // Null: none.

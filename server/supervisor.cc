@@ -1,6 +1,7 @@
 #include "server/supervisor.h"
 
 #include <algorithm>
+#include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "server/log.h"
@@ -47,6 +48,12 @@ void Supervisor::Run() {
     LogError(
         "worker lost",
         {{"group", group_.config().name}, {"why", loss->why}, {"failures_in_a_row", failures}});
+    if (loss->device) {
+      LogError("a group is given up for its device",
+               {{"group", group_.config().name}, {"why", loss->why}});
+      group_.SetFailed(loss->why);
+      return;
+    }
     if (local_ && (loss->refused || failures >= rules.max_failures)) {
       const std::string why =
           loss->refused ? loss->why
@@ -70,11 +77,15 @@ void Supervisor::Run() {
 
 std::optional<Supervisor::Loss> Supervisor::RunOnce() {
   if (!local_) {
-    return WatchOver(group_.config().worker, nullptr);
+    auto loss = WatchOver(group_.config().worker, nullptr);
+    if (loss.has_value() && group_.state() == GroupState::kServing) {
+      Examine(*loss, nullptr, "");
+    }
+    return loss;
   }
   const std::string socket = absl::StrCat(options_.socket, ".", ++lives_);
-  auto process = WorkerProcess::Start(
-      WorkerCommand(options_.binary, group_.config(), socket, options_.supervision.load_timeout));
+  auto process = WorkerProcess::Start(WorkerCommand(options_.binary, group_.config(), socket,
+                                                    options_.supervision, options_.fault_orders));
   if (!process.ok()) {
     return Loss{std::string(process.status().message())};
   }
@@ -82,10 +93,32 @@ std::optional<Supervisor::Loss> Supervisor::RunOnce() {
   auto loss = WatchOver(absl::StrCat("unix:", socket), process->get());
   if (!loss.has_value()) {
     (*process)->Stop(kGrace);
-  } else if (auto end = (*process)->Poll(); end.has_value()) {
-    loss->refused = end->refused && !group_.ever_served();
+  } else {
+    Examine(*loss, process->get(), RecorderFile(socket));
   }
+  std::remove(RecorderFile(socket).c_str());
   return loss;
+}
+
+void Supervisor::Examine(Loss& loss, WorkerProcess* process, const std::string& recorder) {
+  const auto end = process == nullptr ? std::nullopt : process->Poll();
+  loss.refused = end.has_value() && end->refused && !group_.ever_served();
+  if (const std::string why = judge_.Judge(end, group_.failures()); !why.empty()) {
+    loss = {absl::StrCat(why, "; ", loss.why), LossKind::kSickDevice, false, true};
+  }
+  if (options_.black_boxes == nullptr) {
+    return;
+  }
+  Pulse pulse;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    pulse = pulse_;
+  }
+  const std::string box = options_.black_boxes->Record(
+      group_, {loss.why, loss.kind,
+               pulse.beaten ? absl::FromChrono(Clock::now() - pulse.last) : absl::Seconds(-1),
+               recorder, process});
+  LogInfo("black box written", {{"group", group_.config().name}, {"path", box}});
 }
 
 std::unique_ptr<WatchCall> Supervisor::StartWatch(WorkerClient& client) {

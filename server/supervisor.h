@@ -9,7 +9,9 @@
 #include <string>
 #include <thread>
 
+#include "server/black_box.h"
 #include "server/config.h"
+#include "server/device_judge.h"
 #include "server/group.h"
 #include "server/worker_client.h"
 #include "server/worker_process.h"
@@ -20,14 +22,17 @@ namespace patchflow {
 // when it says that it failed, when it does not load in time, when a job is silent for too long, or
 // when the dispatcher complains: the first time at once, then with a growing pause. It is given up
 // after `max_failures` in a row without a completed job, and at once if it refuses its command
-// line. A remote worker is only watched, for ever.
+// line or has a device that must not be used again (the process then goes on, without this group).
+// A remote worker is only watched, for ever.
 class Supervisor {
  public:
   struct Options {
     Supervision supervision;
     ConnectWorker connect;
-    std::string binary;  // Of a local worker.
-    std::string socket;  // Of a local worker: path, to which the number of its life is added.
+    std::string binary;        // Of a local worker.
+    std::string socket;        // Of a local worker: path, to which the number of its life is added.
+    std::string fault_orders;  // Of a local worker; empty: none. See WorkerCommand().
+    BlackBoxes* black_boxes = nullptr;  // Where losses are recorded; null: nowhere.
     std::function<void(const std::string& why)> on_given_up;  // Once, from the supervisor's thread.
   };
   // `group` must outlive this.
@@ -49,6 +54,7 @@ class Supervisor {
     std::string why;
     LossKind kind = LossKind::kProcessEnded;
     bool refused = false;
+    bool device = false;  // It must not be used again.
   };
 
   void Run();
@@ -63,6 +69,8 @@ class Supervisor {
   };
   std::optional<Fault> FindFault(const Pulse& pulse, Clock::time_point started) const;
   std::optional<Fault> Greet(const std::shared_ptr<WorkerClient>& client);
+  // Judges the end of a process and records it.
+  void Examine(Loss& loss, WorkerProcess* process, const std::string& recorder);
   // What `fault`, or the end of the process, amounts to; nothing while all is well.
   std::optional<Loss> Conclude(const std::optional<Fault>& fault, WorkerProcess* process);
   std::unique_ptr<WatchCall> StartWatch(WorkerClient& client);
@@ -72,6 +80,7 @@ class Supervisor {
   const Options options_;
   const bool local_;
   int lives_ = 0;
+  DeviceJudge judge_;
 
   std::mutex mutex_;
   std::condition_variable changed_;

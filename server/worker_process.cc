@@ -1,7 +1,9 @@
 #include "server/worker_process.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -10,6 +12,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -21,7 +24,7 @@ namespace {
 constexpr auto kPoll = std::chrono::milliseconds(2);
 
 // Between fork and exec: only what is safe in a signal handler. Ends the process if anything fails.
-[[noreturn]] void BecomeWorker(char* const* argv, pid_t parent) {
+[[noreturn]] void BecomeWorker(char* const* argv, pid_t parent, int output) {
   setpgid(0, 0);  // Ctrl-C is for the server, which drains first.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) {
@@ -33,7 +36,8 @@ constexpr auto kPoll = std::chrono::milliseconds(2);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
-  dup2(STDERR_FILENO, STDOUT_FILENO);
+  dup2(output, STDOUT_FILENO);
+  dup2(output, STDERR_FILENO);
 #ifdef SYS_close_range
   syscall(SYS_close_range, 3U, ~0U, 0U);
 #endif
@@ -41,13 +45,36 @@ constexpr auto kPoll = std::chrono::milliseconds(2);
   _exit(127);
 }
 
-ProcessEnd Describe(int status) {
+ProcessEnd Describe(int status, const rusage& used) {
+  ProcessEnd end;
+  end.memory_peak_bytes = int64_t{1024} * used.ru_maxrss;
   if (WIFSIGNALED(status)) {
-    const int number = WTERMSIG(status);
-    return {false, absl::StrCat("signal ", number, " (", sigdescr_np(number), ")")};
+    end.signal = WTERMSIG(status);
+    end.text = absl::StrCat("signal ", end.signal, " (", sigdescr_np(end.signal), ")");
+    return end;
   }
-  const int code = WEXITSTATUS(status);
-  return {code == kExitRefused, absl::StrCat("exit status ", code)};
+  end.status = WEXITSTATUS(status);
+  end.refused = end.status == kExitRefused;
+  end.text = absl::StrCat("exit status ", end.status);
+  if (end.sick_device()) {
+    absl::StrAppend(&end.text, ": a device is broken");
+  } else if (end.sticky_error() != 0) {
+    absl::StrAppend(&end.text, ": a device gives CUDA error ", end.sticky_error());
+  }
+  return end;
+}
+
+// Since the system was started; 0 where the kernel does not count them.
+int64_t MemoryKillsOfSystem() {
+  std::ifstream file("/proc/vmstat");
+  std::string key;
+  int64_t value = 0;
+  while (file >> key >> value) {
+    if (key == "oom_kill") {
+      return value;
+    }
+  }
+  return 0;
 }
 
 }  // namespace
@@ -60,16 +87,26 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(
     argv.push_back(const_cast<char*>(word.c_str()));
   }
   argv.push_back(nullptr);
+  int output[2];
+  if (pipe2(output, O_CLOEXEC) != 0) {
+    return absl::UnavailableError(absl::StrCat("cannot make a pipe: ", std::strerror(errno)));
+  }
   const pid_t parent = getpid();
   const pid_t pid = fork();
   if (pid == 0) {
-    BecomeWorker(argv.data(), parent);
+    BecomeWorker(argv.data(), parent, output[1]);
   }
+  close(output[1]);
   if (pid < 0) {
-    return absl::UnavailableError(absl::StrCat("cannot start a process: ", std::strerror(errno)));
+    const std::string why = std::strerror(errno);
+    close(output[0]);
+    return absl::UnavailableError(absl::StrCat("cannot start a process: ", why));
   }
-  return std::unique_ptr<WorkerProcess>(new WorkerProcess(pid));
+  return std::unique_ptr<WorkerProcess>(new WorkerProcess(pid, output[0]));
 }
+
+WorkerProcess::WorkerProcess(pid_t pid, int output)
+    : pid_(pid), memory_kills_before_(MemoryKillsOfSystem()), tail_(output, STDERR_FILENO) {}
 
 WorkerProcess::~WorkerProcess() {
   if (Poll().has_value()) {
@@ -84,11 +121,13 @@ WorkerProcess::~WorkerProcess() {
 std::optional<ProcessEnd> WorkerProcess::Poll() {
   int status = 0;
   if (!end_.has_value()) {
-    const pid_t ended = waitpid(pid_, &status, WNOHANG);
+    rusage used{};
+    const pid_t ended = wait4(pid_, &status, WNOHANG, &used);
     if (ended == pid_) {
-      end_ = Describe(status);
+      end_ = Describe(status, used);
     } else if (ended < 0 && errno != EINTR) {
-      end_ = ProcessEnd{false, "it was not our child any more"};
+      end_ = ProcessEnd{};
+      end_->text = "it was not our child any more";
     }
   }
   return end_;
@@ -109,8 +148,38 @@ void WorkerProcess::Stop(absl::Duration grace) {
   Signal(SIGKILL);
 }
 
+int ProcessEnd::sticky_error() const {
+  const int offset = status - kExitStickyError;
+  return signal == 0 && offset >= 0 && offset < kStickyErrors ? 700 + offset : 0;
+}
+
+std::string WorkerProcess::State() const {
+  std::ifstream file(absl::StrCat("/proc/", pid_, "/status"));
+  std::string line;
+  while (!end_.has_value() && std::getline(file, line)) {
+    if (line.rfind("State:", 0) == 0) {
+      return line.substr(std::min(line.size(), line.find_first_not_of(" \t", 6)));
+    }
+  }
+  return "";
+}
+
+std::vector<std::string> WorkerProcess::LastLines() {
+  if (end_.has_value()) {
+    tail_.Finish();
+  }
+  return tail_.Lines();
+}
+
+int64_t WorkerProcess::KernelMemoryKills() const {
+  return MemoryKillsOfSystem() - memory_kills_before_;
+}
+
+std::string RecorderFile(const std::string& socket) { return absl::StrCat(socket, ".recorder"); }
+
 std::vector<std::string> WorkerCommand(const std::string& binary, const GroupConfig& group,
-                                       const std::string& socket, absl::Duration load_timeout) {
+                                       const std::string& socket, const Supervision& supervision,
+                                       const std::string& fault_orders) {
   std::vector<std::string> command = {binary,
                                       "--socket",
                                       socket,
@@ -135,7 +204,17 @@ std::vector<std::string> WorkerCommand(const std::string& binary, const GroupCon
   if (group.default_guidance > 0) {
     add("--default-guidance", absl::StrCat(group.default_guidance));
   }
-  add("--load-timeout", absl::StrCat(std::max(1.0, absl::ToDoubleSeconds(load_timeout))));
+  const auto seconds = [&](const char* flag, absl::Duration duration) {
+    add(flag, absl::StrCat(std::max(1.0, absl::ToDoubleSeconds(duration))));
+  };
+  // The worker's own watch comes first: it knows which rank it waits for.
+  seconds("--load-timeout", 0.9 * supervision.load_timeout);
+  seconds("--first-run-timeout", supervision.first_run_timeout);
+  seconds("--phase-timeout", supervision.phase_timeout);
+  add("--black-box", RecorderFile(socket));
+  if (!fault_orders.empty()) {
+    add("--fault-orders", fault_orders);
+  }
   return command;
 }
 

@@ -13,6 +13,7 @@ ParsedFlags ParseFlags(int argc, const char* const* argv) {
   WorkerFlags& flags = parsed.flags;
   double load_seconds = absl::ToDoubleSeconds(flags.load_timeout);
   double first_run_seconds = absl::ToDoubleSeconds(flags.first_run_timeout);
+  double phase_seconds = absl::ToDoubleSeconds(flags.phase_timeout);
 
   CLI::App app("Hosts the ranks of one group and serves patchflow.worker.v1 to the front end.",
                "patchflow-worker");
@@ -53,6 +54,15 @@ ParsedFlags ParseFlags(int argc, const char* const* argv) {
                  "Seconds without progress until a rank counts as hung, before there is a measure")
       ->check(CLI::Range(1.0, 86400.0))
       ->capture_default_str();
+  app.add_option("--phase-timeout", phase_seconds,
+                 "Least seconds without progress until a rank counts as hung; 10 times its median "
+                 "if that is longer")
+      ->check(CLI::Range(1.0, 86400.0))
+      ->capture_default_str();
+  app.add_option("--black-box", flags.black_box,
+                 "File to record in what happens, for `patchflow diagnose` after a fault");
+  app.add_option("--fault-orders", flags.fault_orders,
+                 "For `patchflow chaos`: file whose orders to fail this worker obeys");
   app.add_flag("--die-with-parent", flags.die_with_parent,
                "End at once when the process that started this one ends");
   try {
@@ -62,6 +72,7 @@ ParsedFlags ParseFlags(int argc, const char* const* argv) {
   }
   flags.load_timeout = absl::Seconds(load_seconds);
   flags.first_run_timeout = absl::Seconds(first_run_seconds);
+  flags.phase_timeout = absl::Seconds(phase_seconds);
   return parsed;
 }
 

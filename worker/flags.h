@@ -22,6 +22,9 @@ struct WorkerFlags {
   double default_guidance = 0;
   absl::Duration load_timeout = absl::Minutes(30);
   absl::Duration first_run_timeout = absl::Seconds(120);
+  absl::Duration phase_timeout = absl::Seconds(10);
+  std::string black_box;
+  std::string fault_orders;
   bool die_with_parent = false;
 };
 

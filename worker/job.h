@@ -65,10 +65,14 @@ class JobEvents {
   virtual void OnEnd(const absl::Status& status) = 0;
 };
 
+class Encoder;
+
 // Blocks until the ranks are idle and every finished image was handed over: none by a group without
 // rank 0. Does not call OnEnd(). Stops at `stop`, or where other processes take part, when their
-// `agreement` says so. Statuses as RankGroup::Run.
+// `agreement` says so. `encoder`: one that knows earlier jobs. Statuses as RankGroup::Run, and
+// Encoder's.
 absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& stop,
-                    JobEvents& events, const std::shared_ptr<JobAgreement>& agreement = nullptr);
+                    JobEvents& events, const std::shared_ptr<JobAgreement>& agreement = nullptr,
+                    Encoder* encoder = nullptr);
 
 }  // namespace patchflow

@@ -10,9 +10,9 @@
 #include "absl/time/clock.h"
 #include "engine/device.h"
 #include "worker/digest.h"
+#include "worker/encoder.h"
 #include "worker/guarded_engine.h"
 #include "worker/log.h"
-#include "worker/placed_engine.h"
 #include "worker/worlds.h"
 
 namespace patchflow {
@@ -30,14 +30,19 @@ absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options
   group.ranks = static_cast<int>(options.devices.of_rank.size());
   group.load_timeout = options.load_timeout;
   group.first_run_timeout = options.first_run_timeout;
-  group.abort = [worlds](const std::string& reason) { worlds->carriers.front()->Abort(reason); };
+  group.phase_timeout = options.phase_timeout;
+  group.abort = [worlds, watch = options.watch](const std::string& reason) {
+    watch.OnFault(reason);
+    worlds->carriers.front()->Abort(reason);
+  };
   group.make_engine = [=](int rank) -> absl::StatusOr<std::unique_ptr<Engine>> {
     const auto index = static_cast<size_t>(rank);
     auto engine =
-        LoadPlacedEngine({.model_dir = options.model_dir,
-                          .device = options.devices.of_rank[index],
-                          .dtype = options.devices.dtype},
-                         options.layout, description.transformer, *worlds->of_rank[index]);
+        LoadWatchedEngine(options.watch,
+                          {.model_dir = options.model_dir,
+                           .device = options.devices.of_rank[index],
+                           .dtype = options.devices.dtype},
+                          options.layout, description.transformer, *worlds->of_rank[index]);
     if (!engine.ok() || !worlds->failure) return engine;
     return GuardEngine(*std::move(engine), worlds->failure);
   };
@@ -150,6 +155,8 @@ absl::StatusOr<LoadedGroup> Load(const LoadOptions& options, int first_rank,
     loaded.offer.description.default_guidance_scale = options.default_guidance;
   }
   loaded.figures = FiguresOf(options, worlds);
+  loaded.encoder = std::make_shared<Encoder>(EncoderOptions{
+      options.first_run_timeout, options.phase_timeout, options.watch.BeforeEncode()});
   loaded.group = *std::move(group);
   return loaded;
 }

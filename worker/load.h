@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "parallel/layout.h"
 #include "worker/devices.h"
+#include "worker/watched_engine.h"
 #include "worker/worker.h"
 
 namespace patchflow {
@@ -21,6 +22,8 @@ struct LoadOptions {
   double default_guidance = 0;  // 0: the checkpoint's.
   absl::Duration load_timeout = absl::Minutes(30);
   absl::Duration first_run_timeout = absl::Seconds(120);
+  absl::Duration phase_timeout = absl::Seconds(10);
+  RankWatch watch;
 };
 
 // Checks the layout against the model, loads all ranks, digests the checkpoint meanwhile, and warms

@@ -22,11 +22,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "worker/device_fault.h"
 #include "worker/exit_codes.h"
 #include "worker/flags.h"
 #include "worker/health.h"
 #include "worker/load.h"
 #include "worker/log.h"
+#include "worker/watched_engine.h"
 #include "worker/worker.h"
 #include "worker/worker_service.h"
 
@@ -191,7 +193,13 @@ WorkerOptions OptionsOf(const WorkerFlags& flags, const LoadOptions& load, absl:
     };
   }
   options.load = [tell, load] { return tell(LoadGroup(load)); };
-  options.on_failed = [&ending](const absl::Status& failure) {
+  options.on_failed = [&ending, load](const absl::Status& failure) {
+    load.watch.OnFault(failure.ToString());
+    const std::optional<DeviceFault> device = FindDeviceFault(load.devices.of_rank);
+    if (device.has_value()) {
+      Log(LogLevel::kError, "device fault", {{"text", device->text}});
+      return ending.Set({device->exit_code, absl::StrCat(device->text, "; ", failure.ToString())});
+    }
     ending.Set({ExitCodeOf(failure), failure.ToString()});
   };
   return options;
@@ -222,6 +230,9 @@ int Main(int argc, char** argv) {
   }
   if (const auto wrong = CheckAddresses(flags); wrong.has_value()) return Refuse(*wrong);
 
+  const absl::StatusOr<RankWatch> watch = StartWatch(flags);
+  if (!watch.ok()) return Refuse(std::string(watch.status().message()));
+
   Ending ending;
   TakeSignals(signals, ending);
   Worker worker(OptionsOf(flags,
@@ -232,7 +243,9 @@ int Main(int argc, char** argv) {
                            .threads = flags.threads,
                            .default_guidance = flags.default_guidance,
                            .load_timeout = flags.load_timeout,
-                           .first_run_timeout = flags.first_run_timeout},
+                           .first_run_timeout = flags.first_run_timeout,
+                           .phase_timeout = flags.phase_timeout,
+                           .watch = *watch},
                           process_start, ending));
   WorkerService service(worker);
   const std::unique_ptr<grpc::Server> server = Serve(flags, service);

@@ -6,12 +6,28 @@
 namespace patchflow {
 namespace {
 
-constexpr absl::Duration kLeast = absl::Seconds(10);
 constexpr int kTimesMany = 10;
 constexpr size_t kRemembered = 31;
 constexpr size_t kShapes = 4096;
 
 }  // namespace
+
+absl::Duration LearnedLimit::Limit(absl::Duration first_run, absl::Duration least) const {
+  if (last_.empty()) return first_run;
+  std::vector<absl::Duration> sorted(last_.begin(), last_.end());
+  std::sort(sorted.begin(), sorted.end());
+  return std::max(least, kTimesMany * sorted[sorted.size() / 2]);
+}
+
+absl::Duration LearnedLimit::LongestLimit(absl::Duration first_run, absl::Duration least) const {
+  if (last_.empty()) return first_run;
+  return std::max(least, kTimesMany * *std::max_element(last_.begin(), last_.end()));
+}
+
+void LearnedLimit::Record(absl::Duration took) {
+  last_.push_back(took);
+  if (last_.size() > kRemembered) last_.pop_front();
+}
 
 PhaseLimits::Key PhaseLimits::KeyOf(const ImageRequest& request, Phase phase) {
   return {request.width_px, request.height_px, request.guidance_scale == 1, phase};
@@ -21,18 +37,14 @@ absl::Duration PhaseLimits::Limit(const ImageRequest& request, Phase phase) cons
   const std::lock_guard lock(mutex_);
   const auto known = pauses_.find(KeyOf(request, phase));
   if (known == pauses_.end()) return first_run_;
-  std::vector<absl::Duration> sorted(known->second.begin(), known->second.end());
-  std::sort(sorted.begin(), sorted.end());
-  const absl::Duration usual = phase == Phase::kText ? sorted.back() : sorted[sorted.size() / 2];
-  return std::max(kLeast, kTimesMany * usual);
+  return phase == Phase::kText ? known->second.LongestLimit(first_run_, least_)
+                               : known->second.Limit(first_run_, least_);
 }
 
 void PhaseLimits::Record(const ImageRequest& request, Phase phase, absl::Duration longest_pause) {
   const std::lock_guard lock(mutex_);
   if (pauses_.size() >= kShapes) pauses_.clear();
-  std::deque<absl::Duration>& pauses = pauses_[KeyOf(request, phase)];
-  pauses.push_back(longest_pause);
-  if (pauses.size() > kRemembered) pauses.pop_front();
+  pauses_[KeyOf(request, phase)].Record(longest_pause);
 }
 
 }  // namespace patchflow

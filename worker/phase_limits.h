@@ -11,13 +11,27 @@
 
 namespace patchflow {
 
-// Learned for each phase of each shape (size, branches): ten times the median of the longest pauses
-// between two signs of progress in the last jobs, but at least 10 s; `first_run` before there was a
-// job. Text takes no time when its embedding was kept, so there the longest pause counts instead of
-// the median. Thread-safe.
+// How long the end of something may be waited for, learned from how long it took the last times:
+// ten times their median.
+class LearnedLimit {
+ public:
+  // But at least `least`; `first_run` while nothing is known.
+  absl::Duration Limit(absl::Duration first_run, absl::Duration least) const;
+  // Ten times the longest of the last ones instead of their median.
+  absl::Duration LongestLimit(absl::Duration first_run, absl::Duration least) const;
+  void Record(absl::Duration took);
+
+ private:
+  std::deque<absl::Duration> last_;
+};
+
+// A limit for each phase of each shape (size, branches), learned from the longest pauses between
+// two signs of progress. Text takes no time when its embedding was kept, so there the longest pause
+// counts instead of the median. Thread-safe.
 class PhaseLimits {
  public:
-  explicit PhaseLimits(absl::Duration first_run) : first_run_(first_run) {}
+  explicit PhaseLimits(absl::Duration first_run, absl::Duration least = absl::Seconds(10))
+      : first_run_(first_run), least_(least) {}
 
   absl::Duration Limit(const ImageRequest& request, Phase phase) const;
   // The longest pause of a job that went well.
@@ -28,8 +42,9 @@ class PhaseLimits {
   static Key KeyOf(const ImageRequest& request, Phase phase);
 
   absl::Duration first_run_;
+  absl::Duration least_;
   mutable std::mutex mutex_;
-  std::map<Key, std::deque<absl::Duration>> pauses_;
+  std::map<Key, LearnedLimit> pauses_;
 };
 
 }  // namespace patchflow

@@ -17,7 +17,7 @@ namespace patchflow {
 struct RankGroup::State {
   explicit State(RankGroupOptions given)
       : options(std::move(given)),
-        limits(options.first_run_timeout),
+        limits(options.first_run_timeout, options.phase_timeout),
         pending(static_cast<size_t>(options.ranks)) {}
 
   const RankGroupOptions options;
@@ -158,7 +158,10 @@ absl::StatusOr<Generated> RankGroup::Run(
                           .progress = progress,
                           .abort = nullptr,
                           .abort_timeout = {}});
-  if (traces != nullptr) *traces = job->Traces();
+  if (traces != nullptr) {
+    *traces = job->Traces();
+    for (RankTrace& trace : *traces) trace.rank += state_->options.first_rank;
+  }
   if (!status.ok()) return status;
   absl::StatusOr<Generated> result = job->TakeResult(state_->options.first_rank == 0);
   if (result.ok()) {

@@ -25,6 +25,7 @@ struct RankGroupOptions {
   std::function<void(const std::string& reason)> abort;
   absl::Duration load_timeout = absl::Minutes(30);
   absl::Duration first_run_timeout = absl::Seconds(120);  // See PhaseLimits.
+  absl::Duration phase_timeout = absl::Seconds(10);
   absl::Duration abort_timeout = absl::Seconds(5);  // From abort() until the ranks are given up.
 };
 

@@ -108,7 +108,8 @@ void Worker::Run(Task task) {
     const std::stop_callback caller(task.stop, [this] { stop_running_.request_stop(); });
     const std::stop_token stop =
         task.agreement == nullptr ? stop_running_.get_token() : std::stop_token();
-    status = RunJob(*loaded_->group, task.job, stop, *task.events, task.agreement);
+    status = RunJob(*loaded_->group, task.job, stop, *task.events, task.agreement,
+                    loaded_->encoder.get());
   }
   if (membership_ != nullptr) membership_->End(task.job.number);
   const bool failed = !IsHarmless(status);

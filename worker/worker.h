@@ -25,7 +25,8 @@ namespace patchflow {
 
 struct LoadedGroup {
   std::unique_ptr<RankGroup> group;
-  Offer offer;  // Without load_time.
+  std::shared_ptr<Encoder> encoder;  // Null: one for each job.
+  Offer offer;                       // Without load_time.
   // What the device and the communicators of each rank say; positions are filled in by the worker.
   // Thread-safe. May be empty.
   std::function<std::vector<RankFigures>()> figures;

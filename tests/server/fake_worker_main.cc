@@ -29,7 +29,10 @@ int main(int argc, char** argv) {
   app.add_option("--ranks", options.ranks);
   app.add_option("--layout", options.layout);
   app.add_option("--threads", threads);
-  app.add_option("--load-timeout", ignored);
+  for (const char* flag : {"--load-timeout", "--first-run-timeout", "--phase-timeout",
+                           "--black-box", "--fault-orders"}) {
+    app.add_option(flag, ignored);
+  }
   app.add_option("--default-guidance", options.default_guidance);
   app.add_option("--plan", options.plan_digest);
   app.add_option("--step-ms", step_ms)->envname("PATCHFLOW_FAKE_STEP_MS");

@@ -1,0 +1,24 @@
+// Tells a device that another start of its worker would not mend.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "server/worker_process.h"
+
+namespace patchflow {
+
+// Of one group; used by its supervisor's thread.
+class DeviceJudge {
+ public:
+  // Told every end of a worker (nothing: it had to be killed) and how many failures in a row there
+  // were before. Why its devices must not be used again, empty if they may: a worker said that one
+  // is broken (Xid, uncorrectable ECC or NVLink error), or two in a row, with no completed job in
+  // between, ended with the same sticky CUDA error.
+  std::string Judge(const std::optional<ProcessEnd>& end, int failures_before);
+
+ private:
+  int last_error_ = 0;
+};
+
+}  // namespace patchflow
