@@ -1,0 +1,200 @@
+"""The suite's plan and its runner, against a program that does as it is told."""
+
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(TOP / "bench"))
+from model import Model, measured  # noqa: E402
+from suite import runner as runner_module  # noqa: E402
+from suite.layout import Layout  # noqa: E402
+from suite.plan import SIZES_PX, Case, groups, layouts_of, plan  # noqa: E402
+from suite.results import Results  # noqa: E402
+from suite.runner import Deadline, Outcome, Runner  # noqa: E402
+from suite.summary import records_in  # noqa: E402
+from suite.table import image_ms, markdown, rows_of  # noqa: E402
+
+FAKE = TOP / "tests" / "bench" / "fake_parallel_steps.py"
+STALE = "pipefusion=4,patches=8,warmup_steps=1"
+LAYOUTS = ("serial", "ulysses=4", "ring=4", STALE)
+
+
+@pytest.fixture
+def results(tmp_path):
+    return Results(tmp_path)
+
+
+@pytest.fixture
+def runner(results, monkeypatch, tmp_path):
+    monkeypatch.setattr(runner_module, "program", lambda name: str(FAKE))
+    monkeypatch.setattr(runner_module, "GRACE_S", 1.0)
+    monkeypatch.setattr(runner_module, "START_S", 0.2)
+    monkeypatch.setattr(Runner, "seconds", lambda self, case: 0.3)
+    return Runner(results, "cuda", sys.executable, Model(measured({})), tmp_path / "model", say=lambda text: None)
+
+
+def cases(size_px=1024, p2p=True):
+    return [Case("layout", (1, size_px, 0, i), 4, size_px, layout, p2p) for i, layout in enumerate(LAYOUTS)]
+
+
+def run(runner, group, seconds=30.0):
+    outcome = Outcome()
+    runner.run(group, Deadline(seconds), outcome)
+    return outcome
+
+
+def statuses(results, group):
+    return [results.status(case) for case in group]
+
+
+@pytest.mark.parametrize("gpus", [2, 4, 8])
+def test_the_plan_has_every_method_at_every_size(gpus):
+    planned = plan(gpus, "cuda", SIZES_PX, (True, False))
+    assert len({case.slug for case in planned}) == len(planned)
+    assert {case.kind for case in planned} == {"layout", "gemm", "attention", "step", "text", "link", "vae"}
+    for size_px in SIZES_PX:
+        layouts = [Layout.parse(case.layout) for case in planned if case.size_px == size_px and case.p2p]
+        assert Layout() in layouts
+        assert max(layout.ranks for layout in layouts) == gpus
+        assert all(layout.ranks <= gpus and gpus % layout.ranks == 0 for layout in layouts)
+        for method in ("pipefusion", "distrifusion", "ulysses", "ring", "tensor"):
+            assert Layout(**{method: gpus}).ranks in {each.ranks for each in layouts if getattr(each, method) == gpus}
+    slow = [case for case in planned if not case.p2p and case.kind == "layout"]
+    assert {case.size_px for case in slow} == {1024, 2048, 4096}
+
+
+@pytest.mark.parametrize("gpus", [2, 4, 8])
+def test_pipefusion_has_n_2n_and_4n_patches_and_one_or_two_warm_up_steps(gpus):
+    found = {(each.patches, each.warmup_steps) for each in layouts_of(gpus, 1024) if each.pipefusion == gpus}
+    assert found == {(many * gpus, warm_up) for many in (1, 2, 4) for warm_up in (1, 2)}
+
+
+def test_guidance_goes_with_every_method():
+    guided = {str(each) for each in layouts_of(8, 2048) if each.guidance == 2}
+    for method in ("ulysses=4", "ring=4", "tensor=4", "ulysses=2,ring=2"):
+        assert f"{method},guidance=2" in guided
+    assert {"distrifusion=4,warmup_steps=1,guidance=2", "pipefusion=4,patches=8,warmup_steps=1,guidance=2"} <= guided
+
+
+def test_one_gpu_has_parts_and_no_layouts_of_several():
+    planned = plan(1, "cuda", (1024,), (True,))
+    assert {case.layout for case in planned if case.kind == "layout"} == {"serial"}
+    assert "link" not in {case.kind for case in planned}
+
+
+def test_layouts_are_written_as_the_engine_writes_them():
+    for layout in layouts_of(8, 1024):
+        assert Layout.parse(str(layout)) == layout
+    assert str(Layout.parse("guidance=2,ulysses=4")) == "ulysses=4,guidance=2"
+    assert str(Layout.parse("pipefusion=4")) == "pipefusion=4,patches=8,warmup_steps=1"
+    with pytest.raises(ValueError, match="rings"):
+        Layout.parse("rings=2")
+
+
+def test_one_process_measures_a_group(runner, results):
+    group = cases()
+    outcome = run(runner, group)
+    assert (outcome.measured, outcome.failed, outcome.broken) == (4, 0, False)
+    assert statuses(results, group) == ["ok"] * 4
+    assert [row["phase"] for row in results.load(group[3])["report"]["rows"]] == ["synchronous", "stale"]
+    assert len(list(runner.logs.glob("*.log"))) == 1
+
+
+def test_the_link_is_chosen_by_the_environment(runner, results):
+    for p2p, disabled in ((True, None), (False, "1")):
+        group = cases(p2p=p2p)
+        run(runner, group)
+        machine = results.load(group[1])["report"]["machine"]
+        assert (machine["nvls"], machine["p2p_disabled"]) == ("0", disabled)
+
+
+def test_a_layout_that_fails_is_kept_with_its_reason_and_the_others_go_on(runner, results, monkeypatch):
+    monkeypatch.setenv("CRASH", "ring=4")
+    group = cases()
+    outcome = run(runner, group)
+    assert (outcome.measured, outcome.failed) == (3, 1)
+    assert statuses(results, group) == ["ok", "ok", "failed", "ok"]
+    assert "out of memory" in results.load(group[2])["error"]
+
+
+def test_a_layout_that_hangs_ends_by_its_own_time(runner, results, monkeypatch):
+    monkeypatch.setenv("HANG", "ulysses=4")
+    group = cases()
+    began = time.monotonic()
+    run(runner, group)
+    assert time.monotonic() - began < 20
+    assert statuses(results, group) == ["ok", "timeout", "ok", "ok"]
+    assert "not done after" in results.load(group[1])["error"]
+
+
+def test_a_deadline_ends_the_run_and_blames_no_case(runner, results, monkeypatch):
+    monkeypatch.setenv("HANG", "ring=4")
+    group = cases()
+    began = time.monotonic()
+    outcome = run(runner, group, seconds=1.2)
+    assert time.monotonic() - began < 10
+    assert outcome.failed == 0
+    assert statuses(results, group) == ["ok", "ok", "", ""]
+
+
+def test_nothing_is_blamed_where_not_even_one_rank_can_be_measured(runner, results, monkeypatch):
+    monkeypatch.setenv("CRASH", "serial")
+    group = cases()
+    outcome = run(runner, group)
+    assert outcome.broken
+    assert statuses(results, group) == [""] * 4
+
+
+def test_only_what_fits_is_begun(runner):
+    group = cases()
+    assert [case.layout for case in runner.fitting(group, 1.2)] == ["serial", "ulysses=4", "ring=4"]
+    assert runner.fitting(group, 0.1) == []
+
+
+def test_groups_are_of_one_size_and_link():
+    for group in groups(plan(4, "cuda", SIZES_PX, (True, False))):
+        assert len({(case.kind, case.size_px, case.p2p) for case in group}) == 1
+
+
+def test_an_image_is_summed_from_its_steps_where_it_was_not_measured():
+    phases = {"synchronous": {"ms": 10.0}, "stale": {"ms": 3.0}}
+    assert image_ms(phases, Layout.parse(STALE), 20) == (10 + 19 * 3, False)
+    assert image_ms(phases | {"stale": {"ms": 3.0, "image_ms": 70.0}}, Layout.parse(STALE), 20) == (70.0, True)
+    assert image_ms({"stale": {"ms": 3.0}}, Layout.parse(STALE), 20) == (None, False)
+
+
+def test_the_table_names_what_failed_and_compares_with_the_best_single_gpu(runner, results, monkeypatch):
+    monkeypatch.setenv("CRASH", "ring=4")
+    run(runner, cases())
+    step = {"machine": {"device": "NVIDIA H100", "gpus": 4, "libtorch": "2"}, "rows": [{"size_px": 1024, "graph_ms": 4.0}]}
+    results.save(Case("step", (1,)), "ok", 1.0, step)
+    records = records_in(results.folder)
+    rows = rows_of(records, Model(measured({})))
+    ulysses = next(row for row in rows if row["layout"] == "ulysses=4")
+    assert ulysses["speedup"] == pytest.approx(4.0 / 5.0)
+    assert ulysses["predicted_ms"] > 0
+    table = markdown(records, rows, 7, "source")
+    assert table.startswith("# 4 x NVIDIA H100")
+    assert "7 cases are still to be measured" in table
+    assert "| 1024px-ring4 | failed | CUDA out of memory" in table
+
+
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        (["--sizes", "1000"], "1000"),
+        (["--sizes", "big"], "big"),
+        (["--minutes", "0"], "--minutes"),
+        (["--gpus", "3"], "3"),
+        (["--p2p", "maybe"], "maybe"),
+    ],
+)
+def test_refuses(tmp_path, flags, named):
+    command = [sys.executable, TOP / "bench" / "run", tmp_path, "--device", "cpu", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert named in done.stderr
