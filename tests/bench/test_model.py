@@ -109,6 +109,13 @@ def test_too_few_patches_leave_stages_waiting():
     assert stale == pytest.approx(one_ms / 2)  # Two of four stages work at any time.
 
 
+def test_a_pipeline_with_few_patches_runs_empty_one_stage_at_a_time():
+    # A step of T, nineteen cycles of T / 2, and one more patch through the last stage: T / 8.
+    one_ms = model().step_ms(Layout(), 1024, False)
+    image_ms = model().image_ms(Layout(pipefusion=4, patches=2), 1024, 20)
+    assert image_ms == pytest.approx((1 + 19 / 2 + 1 / 8) * one_ms)
+
+
 def test_a_hop_counts_where_the_pipeline_has_no_slack():
     layout = Layout(pipefusion=4, patches=4)
     hop_ms = 0.05 + A / 4 / 100e6
