@@ -1,6 +1,8 @@
 #include "server/job.h"
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "server/clock.h"
 #include "server/request_trace.h"
 #include "server/sha256.h"
@@ -8,6 +10,14 @@
 
 namespace patchflow {
 namespace {
+
+// So many digits that the same number is read again, and no more.
+std::string ExactText(float value) {
+  const std::string text = absl::StrCat(value);
+  float again = 0;
+  if (absl::SimpleAtof(text, &again) && again == value) return text;
+  return absl::StrFormat("%.9g", value);
+}
 
 void AddMetadata(const Generation& generation, int index, worker::v1::ExecuteRequest& request) {
   const GenerationSpec& spec = generation.spec();
@@ -20,7 +30,7 @@ void AddMetadata(const Generation& generation, int index, worker::v1::ExecuteReq
   metadata["width"] = absl::StrCat(params.width());
   metadata["height"] = absl::StrCat(params.height());
   metadata["steps"] = absl::StrCat(params.steps());
-  metadata["guidance_scale"] = absl::StrCat(params.guidance_scale());
+  metadata["guidance_scale"] = ExactText(params.guidance_scale());
   metadata["scheduler"] = params.scheduler();
   metadata["model"] = params.model();
   metadata["model_digest"] = params.model_digest();

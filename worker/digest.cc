@@ -190,4 +190,10 @@ std::string PlanDigest(const Plan& plan) {
                                  "\nlayout ", plan.layout, "\nbatch ", plan.batch_size, "\n")));
 }
 
+std::vector<std::pair<std::string, std::string>> PlanFacts(const Plan& plan) {
+  return {{"arithmetic", plan.arithmetic},
+          {"batch", absl::StrCat(plan.batch_size)},
+          {"build", plan.build}};
+}
+
 }  // namespace patchflow

@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -32,5 +34,9 @@ struct Plan {
   int batch_size = 1;
 };
 std::string PlanDigest(const Plan& plan);  // SHA-256, hexadecimal.
+
+// What of a plan an image's own parameters don't tell, for its metadata: "arithmetic", "batch" and
+// "build".
+std::vector<std::pair<std::string, std::string>> PlanFacts(const Plan& plan);
 
 }  // namespace patchflow

@@ -1,16 +1,31 @@
 #include "worker/execute_call.h"
 
+#include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "worker/convert.h"
 #include "worker/status.h"
 
 namespace patchflow {
+namespace {
+
+// An image that tells its parameters tells its plan too.
+void AddPlanFacts(const Worker& worker, Job& job) {
+  const std::optional<Offer> offer = worker.Describe().offer;
+  if (job.encode.metadata.empty() || !offer.has_value()) return;
+  auto& metadata = job.encode.metadata;
+  metadata.insert(metadata.end(), offer->plan_facts.begin(), offer->plan_facts.end());
+  std::sort(metadata.begin(), metadata.end());
+}
+
+}  // namespace
 
 ExecuteReactor::ExecuteReactor(Worker& worker, const worker::v1::ExecuteRequest& request)
     : events_(std::make_shared<EventQueue>([this] { Proceed(std::unique_lock(mutex_)); },
                                            [this](const absl::Status& status) { End(status); })) {
   absl::StatusOr<Job> job = JobOf(request);
+  if (job.ok()) AddPlanFacts(worker, *job);
   const absl::Status started =
       job.ok() ? worker.Start(*std::move(job), stop_.get_token(), events_) : job.status();
   if (!started.ok()) End(started);

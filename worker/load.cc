@@ -142,10 +142,12 @@ absl::StatusOr<LoadedGroup> Load(const LoadOptions& options, int first_rank,
   const absl::StatusOr<std::string> model_digest = digest.get();
   if (!model_digest.ok()) return model_digest.status();
 
+  const Plan plan = PlanOf(options, *model_digest);
   LoadedGroup loaded;
   loaded.offer = {.description = (*group)->description(),
                   .model_digest = *model_digest,
-                  .plan_digest = PlanDigest(PlanOf(options, *model_digest)),
+                  .plan_digest = PlanDigest(plan),
+                  .plan_facts = PlanFacts(plan),
                   .dtype = options.devices.dtype_name,
                   .device = options.devices.name,
                   .max_pixels = options.devices.are_gpus() ? kMaxPixelsOnGpus : kMaxPixelsOnCpus,

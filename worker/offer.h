@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -18,6 +19,7 @@ struct Offer {
   ModelDescription description;
   std::string model_digest;
   std::string plan_digest;
+  std::vector<std::pair<std::string, std::string>> plan_facts;  // See PlanFacts().
   std::string dtype;
   std::string device;
   int64_t max_pixels = 0;

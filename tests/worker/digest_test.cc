@@ -104,5 +104,17 @@ TEST_F(DigestTest, EveryPartOfAPlanCounts) {
   EXPECT_EQ(PlanDigest(plan), digest);
 }
 
+TEST_F(DigestTest, AnImageIsToldWhatItsParametersDoNotTellOfThePlan) {
+  const Plan plan{.model_digest = "m",
+                  .build = "b",
+                  .arithmetic = "cpu",
+                  .dtype = "float32",
+                  .layout = "serial",
+                  .batch_size = 2};
+  const std::vector<std::pair<std::string, std::string>> facts = {
+      {"arithmetic", "cpu"}, {"batch", "2"}, {"build", "b"}};
+  EXPECT_EQ(PlanFacts(plan), facts);
+}
+
 }  // namespace
 }  // namespace patchflow
