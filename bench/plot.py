@@ -6,8 +6,8 @@ bench/peers/, as SVG with logarithmic axes. Needs nothing but Python.
 
 A report draws a line for each kind of time it has (or of memory, with --memory); NAME replaces the file's own name in
 the legend. Of bench/run's layouts each method draws its fastest, by the milliseconds of a step when an image's time is
-shared among its steps; --gpus leaves other numbers of GPUs out, --slow-link takes those measured without P2P. A peer's
-rows that name a layout draw a line for each.
+shared among its steps; --gpus leaves other numbers of GPUs out, --slow-link takes those measured without P2P. Its peers
+are drawn beside; those of their rows that name a layout draw a line for each.
 """
 
 import argparse
@@ -53,6 +53,9 @@ def suite_lines(name: str, summary: dict, memory: bool, gpus: int, p2p: bool) ->
         value = case["peak_gb"] if memory else step_of(case)
         if value:
             found.setdefault(legend, []).append((size_px, value))
+    for peer in summary.get("peers", []):
+        rows = [row for row in peer["rows"] if row.get("gpus", 1) in (1, gpus or row.get("gpus"))]
+        found |= lines(peer["peer"], {"rows": rows}, MEMORY if memory else TIMES)
     return found
 
 

@@ -159,19 +159,40 @@ def part_cases(gpus: int, device: str, p2p: tuple, model: str | None) -> list:
 
 def end_to_end_cases(gpus: int, device: str, model: str) -> list:
     command = ("{python}", "bench/end_to_end.py", model, "--device", device, "--json", "{json}")
+    # On CPUs of a small checkpoint.
+    command += ("--dtype", "bfloat16") if device == "cuda" else ("--size", "64x64", "--steps", "4", "--images", "2")
     chosen = {"serial": (1, "{}")}
     if gpus > 1:
-        chosen |= {"ulysses": (gpus, f"{{ulysses: {gpus}}}"), "pipefusion": (gpus, f"{{pipefusion: {gpus}}}")}
         chosen["guidance"] = (gpus, f"{{guidance: 2, ulysses: {gpus // 2}}}")
+        chosen |= {"ulysses": (gpus, f"{{ulysses: {gpus}}}"), "pipefusion": (gpus, f"{{pipefusion: {gpus}}}")}
     return [
         Case(f"image-{name}", (36, i), ranks, command=(*command, "--ranks", str(ranks), "--layout", layout))
         for i, (name, (ranks, layout)) in enumerate(chosen.items())
     ]
 
 
-def plan(gpus: int, device: str, sizes_px: tuple, p2p: tuple, model: str | None = None) -> list:
+def peer_cases(gpus: int, sizes_px: tuple) -> list:
+    """Stock diffusers on one GPU, and xDiT by what it has for this model."""
+    sizes = ",".join(str(size) for size in sizes_px if size <= 2048)
+    if not sizes:
+        return []
+    diffusers = ("{python}", "bench/peers/diffusers_step.py", "--sizes", sizes, "--json", "{json}")
+    commands = {"diffusers": (1, diffusers), "diffusers-compiled": (1, (*diffusers, "--compile"))}
+    for layout in (Layout(), *layouts_of(gpus, 2048)) if gpus > 1 else ():
+        if layout.ring == layout.tensor == layout.distrifusion == layout.warmup_steps == 1:
+            torchrun = ("{python}", "-m", "torch.distributed.run", "--nproc-per-node", str(layout.ranks))
+            flags = ("bench/peers/xdit_step.py", "--layout", str(layout), "--sizes", sizes, "--json", "{json}")
+            slug = str(layout).replace("=", "").replace(",", "-")
+            commands[f"xdit-{slug}"] = (layout.ranks, (*torchrun, *flags))
+    return [
+        Case(f"peer-{name}", (25, i), ranks, command=command) for i, (name, (ranks, command)) in enumerate(commands.items())
+    ]
+
+
+def plan(gpus: int, device: str, sizes_px: tuple, p2p: tuple, model: str | None = None, peers: bool = False) -> list:
     """Cases in the order in which they are worth measuring; p2p lists whether GPUs reach each other's memory."""
     cases = layout_cases(gpus, sizes_px, p2p) + part_cases(gpus, device, p2p, model)
+    cases += peer_cases(gpus, sizes_px) if peers else []
     return sorted(cases, key=lambda case: case.rank)
 
 

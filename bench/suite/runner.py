@@ -16,7 +16,7 @@ from .results import Results
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
 START_S = 12.0  # Of a process: libraries, GPUs, weights.
 LAYOUT_START_S = 4.0  # Of each layout in it: communicators, weights on every rank, first kernels.
-PART_S = {"gemm": 60, "attention": 70, "step": 60, "text": 45, "link": 30, "vae": 100}  # On an H100.
+PART_S = {"gemm": 60, "attention": 70, "step": 60, "text": 45, "link": 30, "vae": 100, "peer-diffusers": 50}  # On an H100.
 GRACE_S = 60.0  # To what a case may take besides a multiple of what it should.
 STOP_S = 10.0
 TINY = ("--blocks", "8", "--heads", "8", "--head-size", "12")  # On CPUs.
@@ -81,7 +81,7 @@ class Runner:
     def seconds(self, case: Case) -> float:
         """What a case should take in a process that runs already."""
         if case.kind != "layout":
-            return PART_S.get(case.kind, 150)
+            return PART_S.get(case.kind, 40 if case.kind.startswith("peer-xdit") else 120)
         if self.device != "cuda":
             return LAYOUT_START_S
         layout, repeats = Layout.parse(case.layout), self.repeats(case)

@@ -127,7 +127,7 @@ def part_table(report: dict) -> str:
 
 def markdown(records: list, rows: list, pending: int, source: str) -> str:
     machines = sorted({_machine(record["report"]) for record in records if record["report"] and "machine" in record["report"]})
-    parts = [f"# {'; '.join(machines) or 'Nothing measured yet'}"]
+    parts = [f"# {'; '.join(machines) or 'Results'}"]
     if len({row["machine"] for row in rows}) > 1:
         parts.append("Results of several kinds of machine: compare rows of one only.")
     if pending:

@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree
 
 import pytest
 
@@ -15,7 +16,7 @@ from suite.layout import Layout  # noqa: E402
 from suite.plan import SIZES_PX, Case, groups, layouts_of, plan  # noqa: E402
 from suite.results import Results  # noqa: E402
 from suite.runner import Deadline, Outcome, Runner  # noqa: E402
-from suite.summary import records_in  # noqa: E402
+from suite.summary import records_in, write_summary  # noqa: E402
 from suite.table import image_ms, markdown, rows_of  # noqa: E402
 
 FAKE = TOP / "tests" / "bench" / "fake_parallel_steps.py"
@@ -38,7 +39,7 @@ def runner(results, monkeypatch, tmp_path):
 
 
 def cases(size_px=1024, p2p=True):
-    return [Case("layout", (1, size_px, 0, i), 4, size_px, layout, p2p) for i, layout in enumerate(LAYOUTS)]
+    return [Case("layout", (1, size_px, 0, i), Layout.parse(each).ranks, size_px, each, p2p) for i, each in enumerate(LAYOUTS)]
 
 
 def run(runner, group, seconds=30.0):
@@ -84,6 +85,14 @@ def test_one_gpu_has_parts_and_no_layouts_of_several():
     planned = plan(1, "cuda", (1024,), (True,))
     assert {case.layout for case in planned if case.kind == "layout"} == {"serial"}
     assert "link" not in {case.kind for case in planned}
+
+
+def test_peers_are_asked_for_what_they_have():
+    planned = [case for case in plan(4, "cuda", SIZES_PX, (True,), peers=True) if case.kind.startswith("peer-")]
+    assert {"peer-diffusers", "peer-diffusers-compiled", "peer-xdit-ulysses2-guidance2"} <= {case.kind for case in planned}
+    asked = " ".join(" ".join(case.command) for case in planned)
+    assert "tensor" not in asked
+    assert "distrifusion" not in asked
 
 
 def test_layouts_are_written_as_the_engine_writes_them():
@@ -182,6 +191,24 @@ def test_the_table_names_what_failed_and_compares_with_the_best_single_gpu(runne
     assert table.startswith("# 4 x NVIDIA H100")
     assert "7 cases are still to be measured" in table
     assert "| 1024px-ring4 | failed | CUDA out of memory" in table
+
+
+def test_peers_are_drawn_beside_the_layouts_of_as_many_gpus(runner, results, tmp_path):
+    run(runner, cases())
+    for layout, gpus in (("ulysses=4", 4), ("ulysses=2", 2)):
+        row = {"size_px": 1024, "layout": layout, "gpus": gpus, "step_ms": 9.0, "peak_gb": 3.0}
+        report = {"machine": "NVIDIA H100", "peer": "xDiT", "rows": [row]}
+        results.save(Case(f"peer-xdit-{gpus}", (1,), gpus), "ok", 1.0, report)
+    write_summary(results, results.folder, 0)
+    out = tmp_path / "plot.svg"
+    for flags in ([], ["--memory"]):
+        plot = [sys.executable, TOP / "bench" / "plot.py", "--out", out, "--gpus", "4", *flags]
+        subprocess.run([*plot, f"ours={results.folder / 'summary.json'}"], check=True, timeout=60)
+        names = {e.text for e in xml.etree.ElementTree.parse(out).getroot().iter("{http://www.w3.org/2000/svg}text")}
+        drawn = {name for name in names if name.startswith(("xDiT", "ours"))}
+        unit = ", peak" if flags else ""
+        methods = {"ours, one GPU", "ours, ulysses, 4 GPUs", "ours, ring, 4 GPUs", "ours, pipefusion, 4 GPUs"}
+        assert drawn == {f"xDiT, ulysses=4{unit}"} | methods
 
 
 @pytest.mark.parametrize(
