@@ -6,8 +6,8 @@ who waits for whom. Nothing is fitted to the steps themselves.
 
 FOLDER is one of bench/run; without it rates are those kept of an H200. The formulas:
 
-* a block on `m` of `p` tokens, batch B, width d, n tokens of text: products 28 m d^2 B, attention 4 m p d B and 4 m n d B
-  floating-point operations, and four passes of m d B over memory for its two norms;
+* a block on `m` of `p` tokens, batch B, width d, n tokens of text: products 28 m d^2 B, attention 4 m p d B and
+  4 m n d B floating-point operations, and four passes of m d B over memory for its two norms;
 * tensor t: products and attention over t, three all-reduces of the activations;
 * Ulysses u, ring r: tokens over u r; four all-to-all; r - 1 hops of keys and values, hidden behind attention;
 * DistriFusion n: tokens over n; keys and values gathered, hidden when stale;
@@ -72,7 +72,9 @@ class Model:
         cross = 4 * mine * self.shape.text_tokens * d * batch / layout.tensor
         norms = 4 * self._activation_bytes(mine, layout)
         return (
-            products / roofs.gemm(mine * batch) / 1e9 + cross / roofs.cross_attention(mine) / 1e9 + norms / roofs.memory_tb_s / 1e9
+            products / roofs.gemm(mine * batch) / 1e9
+            + cross / roofs.cross_attention(mine) / 1e9
+            + norms / roofs.memory_tb_s / 1e9
         )
 
     def _block_exchanges(self, layout: Layout, mine: float) -> list:
@@ -178,7 +180,8 @@ def main() -> None:
     parser.add_argument("layouts", nargs="+", metavar="LAYOUT")
     arguments = parser.parse_args()
     model = Model(roofs_of_folder(arguments.roofs))
-    print(f"{model.roofs.source}\n\n| px | layout | synchronous ms | stale ms | 20 steps ms | MB sent a step |\n|---|---|---|---|---|---|")
+    print(f"{model.roofs.source}\n")
+    print("| px | layout | synchronous ms | stale ms | 20 steps ms | MB sent a step |\n|---|---|---|---|---|---|")
     for size_px in map(int, arguments.sizes.split(",")):
         for text in arguments.layouts:
             layout = Layout.parse(text)

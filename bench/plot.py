@@ -89,7 +89,8 @@ def draw(series: dict, unit: str) -> str:
     x_of = LogAxis(sizes, MARGIN + 24, right - 16)
     y_of = LogAxis([y for points in series.values() for _, y in points], HEIGHT - MARGIN, MARGIN / 2)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+        'font-family="sans-serif" font-size="12">',
         '<rect width="100%" height="100%" fill="white"/>',
     ]
     for size in sizes:

@@ -59,7 +59,12 @@ _HOP = "to the next, from the one before"
 
 def sent_bytes(operation: str, held_bytes: float, ranks: int) -> float:
     """By one rank that holds so much, as parallel/counting_communicator.h counts it."""
-    share = {"all-reduce": 2 * (ranks - 1) / ranks, "all-gather": ranks - 1, "all-to-all": (ranks - 1) / ranks, "hop": 1}
+    share = {
+        "all-reduce": 2 * (ranks - 1) / ranks,
+        "all-gather": ranks - 1,
+        "all-to-all": (ranks - 1) / ranks,
+        "hop": 1,
+    }
     return held_bytes * share[operation]
 
 

@@ -101,7 +101,13 @@ def measure(image: Image, size_px: int, images: int) -> dict:
     peak = torch.tensor([torch.cuda.max_memory_allocated() / 1e9], device=image.device, dtype=torch.float64)
     torch.distributed.all_reduce(peak, torch.distributed.ReduceOp.MAX)
     image_ms = statistics.median(times)
-    return {"size_px": size_px, "step_ms": image_ms / steps, "image_ms": image_ms, "steps": steps, "peak_gb": peak.item()}
+    return {
+        "size_px": size_px,
+        "step_ms": image_ms / steps,
+        "image_ms": image_ms,
+        "steps": steps,
+        "peak_gb": peak.item(),
+    }
 
 
 def main() -> None:

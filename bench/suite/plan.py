@@ -20,7 +20,14 @@ class StepRepeats:
     synchronous_too: bool = True  # Of stale methods.
 
     def flags(self) -> list:
-        flags = ["--warm-up", str(self.warm_up), "--repeats", str(self.measured), "--image-steps", str(self.image_steps)]
+        flags = [
+            "--warm-up",
+            str(self.warm_up),
+            "--repeats",
+            str(self.measured),
+            "--image-steps",
+            str(self.image_steps),
+        ]
         flags += [] if self.beside_serial else ["--without-serial"]
         return flags + ([] if self.synchronous_too else ["--stale-only"])
 
@@ -102,8 +109,16 @@ def layouts_of(n: int, size_px: int) -> list:
 
 def slow_link_layouts(n: int) -> list:
     """What a slow link tells apart."""
-    few = [Layout(ulysses=n), Layout(ring=n), Layout(tensor=n), Layout(pipefusion=n, patches=2 * n), Layout(distrifusion=n)]
-    return few + (guided(n) if n == 2 else [Layout(pipefusion=n // 2, patches=n, guidance=2), Layout(ulysses=n // 2, guidance=2)])
+    few = [
+        Layout(ulysses=n),
+        Layout(ring=n),
+        Layout(tensor=n),
+        Layout(pipefusion=n, patches=2 * n),
+        Layout(distrifusion=n),
+    ]
+    return few + (
+        guided(n) if n == 2 else [Layout(pipefusion=n // 2, patches=n, guidance=2), Layout(ulysses=n // 2, guidance=2)]
+    )
 
 
 def layout_cases(gpus: int, sizes_px: tuple, p2p: tuple) -> list:
@@ -112,7 +127,10 @@ def layout_cases(gpus: int, sizes_px: tuple, p2p: tuple) -> list:
 
     def add(urgency: int, size_px: int, layouts: list, fast: bool = True) -> None:
         known = {case.slug for case in cases}
-        made = [Case("layout", (urgency, size_px, -each.ranks, i), each.ranks, size_px, str(each), fast) for i, each in enumerate(layouts)]
+        made = [
+            Case("layout", (urgency, size_px, -each.ranks, i), each.ranks, size_px, str(each), fast)
+            for i, each in enumerate(layouts)
+        ]
         cases.extend(case for case in made if case.slug not in known)
 
     def together(size_px: int) -> list:
@@ -185,7 +203,8 @@ def peer_cases(gpus: int, sizes_px: tuple) -> list:
             slug = str(layout).replace("=", "").replace(",", "-")
             commands[f"xdit-{slug}"] = (layout.ranks, (*torchrun, *flags))
     return [
-        Case(f"peer-{name}", (25, i), ranks, command=command) for i, (name, (ranks, command)) in enumerate(commands.items())
+        Case(f"peer-{name}", (25, i), ranks, command=command)
+        for i, (name, (ranks, command)) in enumerate(commands.items())
     ]
 
 

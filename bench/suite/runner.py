@@ -16,7 +16,15 @@ from .results import Results
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
 START_S = 12.0  # Of a process: libraries, GPUs, weights.
 LAYOUT_START_S = 4.0  # Of each layout in it: communicators, weights on every rank, first kernels.
-PART_S = {"gemm": 60, "attention": 70, "step": 60, "text": 45, "link": 30, "vae": 100, "peer-diffusers": 50}  # On an H100.
+PART_S = {
+    "gemm": 60,
+    "attention": 70,
+    "step": 60,
+    "text": 45,
+    "link": 30,
+    "vae": 100,
+    "peer-diffusers": 50,
+}  # On an H100.
 GRACE_S = 60.0  # To what a case may take besides a multiple of what it should.
 STOP_S = 10.0
 TINY = ("--blocks", "8", "--heads", "8", "--head-size", "12")  # On CPUs.
@@ -140,7 +148,12 @@ class Runner:
         report.unlink(missing_ok=True)
         with log.open("w") as out:
             return subprocess.Popen(
-                self.command(group, report), cwd=TOP, stdout=out, stderr=out, env=environment(group[0].p2p), start_new_session=True
+                self.command(group, report),
+                cwd=TOP,
+                stdout=out,
+                stderr=out,
+                env=environment(group[0].p2p),
+                start_new_session=True,
             )
 
     def _run_part(self, case: Case, deadline: Deadline, outcome: Outcome) -> None:
@@ -182,7 +195,9 @@ class Runner:
                 outcome.broken = True
                 return
             failed = left.pop(0)
-            self._failed(failed, time.monotonic() - max(began, watch.since), watch.limit if timed_out else 1e9, log, outcome)
+            self._failed(
+                failed, time.monotonic() - max(began, watch.since), watch.limit if timed_out else 1e9, log, outcome
+            )
 
     def _done(self, case: Case, seconds: float, report: dict, outcome: Outcome) -> None:
         self.results.save(case, "ok", seconds, report)

@@ -22,7 +22,11 @@ def write_summary(results: Results, roofs_folder: pathlib.Path, left: int) -> st
     roofs = roofs_of_folder(roofs_folder)
     rows = rows_of(records, Model(roofs) if on_gpus else None)
     text = markdown(records, rows, left, roofs.source if on_gpus else "None for CPUs.")
-    summary = {"cases": rows, "roofs": roofs.source, "failed": [each["case"] for each in records if each["status"] != "ok"]}
+    summary = {
+        "cases": rows,
+        "roofs": roofs.source,
+        "failed": [each["case"] for each in records if each["status"] != "ok"],
+    }
     summary["peers"] = [each["report"] for each in records if each["kind"].startswith("peer-") and each["report"]]
     write_whole(results.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     write_whole(results.folder / "table.md", text)

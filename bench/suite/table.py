@@ -82,7 +82,9 @@ def rows_of(records: list, model) -> list:
             row["speedup"] = one.image_ms / row["image_ms"]
         elif one:
             row["speedup_of_stale_steps"] = one.step_ms / row["step_ms"]
-    return sorted(rows, key=lambda row: (row["size_px"], not row["p2p"], row["gpus"], row["image_ms"] or 1e12, row["step_ms"]))
+    return sorted(
+        rows, key=lambda row: (row["size_px"], not row["p2p"], row["gpus"], row["image_ms"] or 1e12, row["step_ms"])
+    )
 
 
 def _number(value, decimals: int) -> str:
@@ -103,7 +105,12 @@ def layouts_table(rows: list) -> str:
         image_s = about + _number(row["image_ms"] / 1e3, 3) if row["image_ms"] else "-"
         predicted_image_ms = row.get("predicted_image_ms")
         cells = [str(row["size_px"]), str(row["gpus"]), "on" if row["p2p"] else "off", row["layout"]]
-        cells += [_number(row["step_ms"], 2), _number(row.get("predicted_ms"), 2), _number(row["synchronous_ms"], 2), image_s]
+        cells += [
+            _number(row["step_ms"], 2),
+            _number(row.get("predicted_ms"), 2),
+            _number(row["synchronous_ms"], 2),
+            image_s,
+        ]
         cells += [_number(predicted_image_ms / 1e3 if predicted_image_ms else None, 3)]
         if row["speedup"] is None and "speedup_of_stale_steps" in row:
             cells.append(_number(row["speedup_of_stale_steps"], 2) + " (stale steps)")
@@ -126,7 +133,9 @@ def part_table(report: dict) -> str:
 
 
 def markdown(records: list, rows: list, pending: int, source: str) -> str:
-    machines = sorted({_machine(record["report"]) for record in records if record["report"] and "machine" in record["report"]})
+    machines = sorted(
+        {_machine(record["report"]) for record in records if record["report"] and "machine" in record["report"]}
+    )
     parts = [f"# {'; '.join(machines) or 'Results'}"]
     if len({row["machine"] for row in rows}) > 1:
         parts.append("Results of several kinds of machine: compare rows of one only.")
@@ -135,13 +144,18 @@ def markdown(records: list, rows: list, pending: int, source: str) -> str:
     if rows:
         parts += [f"## Layouts\n\nPredictions by bench/model.py. {source}", layouts_table(rows)]
         steps = " or ".join(sorted({str(row["image_steps"]) for row in rows}))
-        parts.append(f"An image has {steps} steps, without text and decoding; ~: summed from steps. Memory: the rank with most.")
+        parts.append(
+            f"An image has {steps} steps, without text and decoding; ~: summed from steps. Memory: the rank with most."
+        )
     for record in records:
         if record["kind"] != "layout" and record["report"]:
             parts += [f"## {record['case']}", part_table(record["report"])]
     failed = [record for record in records if record["status"] != "ok"]
     if failed:
-        lines = [[record["case"], record["status"], record["error"].replace("\n", " ").replace("|", "/")] for record in failed]
+        lines = [
+            [record["case"], record["status"], record["error"].replace("\n", " ").replace("|", "/")]
+            for record in failed
+        ]
         parts += ["## Not measured", _table(["case", "status", "why"], lines)]
     return "\n\n".join(parts) + "\n"
 

@@ -11,7 +11,13 @@ words = sys.argv[1:]
 value = {words[i]: words[i + 1] for i in range(len(words) - 1) if words[i].startswith("--")}
 path = pathlib.Path(value["--json"])
 layouts = ([] if "--without-serial" in words else ["serial"]) + value["--layouts"].split(";")
-machine = {"device": "NVIDIA H100", "gpus": 4, "libtorch": "2", "processor": "x", "nvls": os.environ["NCCL_NVLS_ENABLE"]}
+machine = {
+    "device": "NVIDIA H100",
+    "gpus": 4,
+    "libtorch": "2",
+    "processor": "x",
+    "nvls": os.environ["NCCL_NVLS_ENABLE"],
+}
 report = {"machine": machine | {"p2p_disabled": os.environ.get("NCCL_P2P_DISABLE")}, "rows": [], "image_steps": 20}
 for layout in layouts:
     if layout == os.environ.get("CRASH"):
@@ -21,7 +27,14 @@ for layout in layouts:
     phases = ["synchronous"] + (["stale"] if "warmup" in layout else [])
     ranks = [{"peak_bytes": 2e9}]
     for phase in phases:
-        row = {"size_px": int(value["--sizes"]), "layout": layout, "phase": phase, "ms": 5.0, "peak_gb": 2.0, "ranks": ranks}
+        row = {
+            "size_px": int(value["--sizes"]),
+            "layout": layout,
+            "phase": phase,
+            "ms": 5.0,
+            "peak_gb": 2.0,
+            "ranks": ranks,
+        }
         report["rows"].append(row)
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(report))

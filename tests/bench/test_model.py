@@ -9,7 +9,18 @@ import pytest
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(TOP / "bench"))
 from model import Model, Shape  # noqa: E402
-from roofs import OPERATIONS, Curve, Link, Roofs, attention_of, gemm_of, level, links_of, measured, sent_bytes  # noqa: E402
+from roofs import (
+    OPERATIONS,
+    Curve,
+    Link,
+    Roofs,
+    attention_of,
+    gemm_of,
+    level,
+    links_of,
+    measured,
+    sent_bytes,
+)  # noqa: E402
 from suite.layout import Layout  # noqa: E402
 
 A = 2 * 4096 * 1152 * 2  # Bytes of the activations at 1024 px: 18.9 MB.
@@ -53,7 +64,9 @@ def test_bytes_are_those_that_two_gpus_counted():
     counted = [row for row in rows if row.get("sent_mb") and row["layout"] != "serial"]
     assert len({row["layout"] for row in counted}) >= 6
     for row in counted:
-        assert model().sent_mb(Layout.parse(row["layout"]), row["size_px"]) == pytest.approx(row["sent_mb"], rel=1e-6), row
+        assert model().sent_mb(Layout.parse(row["layout"]), row["size_px"]) == pytest.approx(
+            row["sent_mb"], rel=1e-6
+        ), row
 
 
 def test_exchanges_of_ulysses_and_tensor_are_not_hidden():

@@ -1,5 +1,5 @@
-"""bench/run with threads as ranks and a tiny model: every layout of the plan for 2, 4 and 8 GPUs is measured, a run goes
-on where another ended, and what was measured is tabled and drawn."""
+"""bench/run with threads as ranks and a tiny model: every layout of the plan for 2, 4 and 8 GPUs is measured, a run
+goes on where another ended, and what was measured is tabled and drawn."""
 
 import json
 import pathlib
@@ -72,7 +72,9 @@ def test_a_run_goes_on_where_another_ended(folder):
 
 def test_the_table_has_every_case_and_the_machine(folder):
     table = (folder / "table.md").read_text()
-    processor = [line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    processor = [
+        line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+    ]
     assert table.startswith(f"# {processor[0].partition(': ')[2]}")
     for case in cases_in(folder):
         assert f"| {case['gpus']} | on | {case['layout']} |" in table

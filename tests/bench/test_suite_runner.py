@@ -39,7 +39,10 @@ def runner(results, monkeypatch, tmp_path):
 
 
 def cases(size_px=1024, p2p=True):
-    return [Case("layout", (1, size_px, 0, i), Layout.parse(each).ranks, size_px, each, p2p) for i, each in enumerate(LAYOUTS)]
+    return [
+        Case("layout", (1, size_px, 0, i), Layout.parse(each).ranks, size_px, each, p2p)
+        for i, each in enumerate(LAYOUTS)
+    ]
 
 
 def run(runner, group, seconds=30.0):
@@ -89,7 +92,9 @@ def test_one_gpu_has_parts_and_no_layouts_of_several():
 
 def test_peers_are_asked_for_what_they_have():
     planned = [case for case in plan(4, "cuda", SIZES_PX, (True,), peers=True) if case.kind.startswith("peer-")]
-    assert {"peer-diffusers", "peer-diffusers-compiled", "peer-xdit-ulysses2-guidance2"} <= {case.kind for case in planned}
+    assert {"peer-diffusers", "peer-diffusers-compiled", "peer-xdit-ulysses2-guidance2"} <= {
+        case.kind for case in planned
+    }
     asked = " ".join(" ".join(case.command) for case in planned)
     assert "tensor" not in asked
     assert "distrifusion" not in asked
@@ -180,7 +185,10 @@ def test_an_image_is_summed_from_its_steps_where_it_was_not_measured():
 def test_the_table_names_what_failed_and_compares_with_the_best_single_gpu(runner, results, monkeypatch):
     monkeypatch.setenv("CRASH", "ring=4")
     run(runner, cases())
-    step = {"machine": {"device": "NVIDIA H100", "gpus": 4, "libtorch": "2"}, "rows": [{"size_px": 1024, "graph_ms": 4.0}]}
+    step = {
+        "machine": {"device": "NVIDIA H100", "gpus": 4, "libtorch": "2"},
+        "rows": [{"size_px": 1024, "graph_ms": 4.0}],
+    }
     results.save(Case("step", (1,)), "ok", 1.0, step)
     records = records_in(results.folder)
     rows = rows_of(records, Model(measured({})))
