@@ -15,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "server/tls_pair.h"
@@ -144,9 +145,10 @@ CheckRow CheckSharedMemory(const GroupConfig& group, const std::string& what) {
 
 void CheckGroup(const GroupConfig& group, std::vector<CheckRow>& rows) {
   const std::string what = absl::StrCat("groups[", group.name, "].");
-  if (!group.worker.empty()) {
-    rows.push_back({what + "workers", CheckRow::kGood,
-                    absl::StrCat(group.worker, " is not started here; not looked at")});
+  if (!group.local()) {
+    rows.push_back(
+        {what + "workers", CheckRow::kGood,
+         absl::StrCat(absl::StrJoin(group.workers, ", "), " is not started here; not looked at")});
     return;
   }
   auto weights = CheckWeightFiles(group.model);
@@ -187,7 +189,7 @@ std::vector<CheckRow> CheckConfig(const ServerConfig& config) {
   }
   CheckPorts(config, rows);
   const bool any_local = std::any_of(config.groups.begin(), config.groups.end(),
-                                     [](const GroupConfig& group) { return group.worker.empty(); });
+                                     [](const GroupConfig& group) { return group.local(); });
   if (any_local) {
     auto binary = FindWorkerBinary(config.worker_binary);
     rows.push_back(RowOf("worker_binary", binary.status(), binary.ok() ? *binary : ""));

@@ -14,6 +14,7 @@ namespace patchflow {
 namespace {
 
 constexpr int64_t kMaxFileBytes = 1 << 20;
+constexpr size_t kMaxWorkers = 64;
 constexpr absl::Duration kDay = absl::Hours(24);
 
 bool NameIsPlain(const std::string& name) {
@@ -89,19 +90,30 @@ std::string AbsolutePath(const std::string& path, const std::string& directory) 
 }
 
 void ReadWorkers(MapReader& reader, GroupConfig& group) {
-  const std::vector<std::string> workers = reader.Strings("workers");
-  if (workers.size() > 1) {
-    reader.Fault("workers", absl::StrCat(workers.size(),
-                                         " addresses: a group has one worker process, which "
-                                         "hosts all of its ranks"));
-  } else if (workers.size() == 1) {
-    group.worker = workers[0];
-    CheckAddress(reader, "workers", group.worker);
-    for (const char* key : {"model", "device", "dtype", "ranks", "layout", "threads"}) {
-      if (reader.Has(key)) {
-        reader.Fault(key, "belongs to the worker's own command line when 'workers' is given");
-      }
+  group.workers = reader.Strings("workers");
+  if (group.workers.size() > kMaxWorkers) {
+    reader.Fault("workers", absl::StrCat(group.workers.size(), " addresses, limit ", kMaxWorkers));
+  }
+  std::set<std::string> taken;
+  for (const std::string& worker : group.workers) {
+    CheckAddress(reader, "workers", worker);
+    if (!taken.insert(worker).second) {
+      reader.Fault("workers", absl::StrCat("'", worker, "' is named twice"));
     }
+  }
+  for (const char* key : {"model", "device", "dtype", "ranks", "processes", "layout", "threads"}) {
+    if (!group.local() && reader.Has(key)) {
+      reader.Fault(key, "belongs to the worker's own command line when 'workers' is given");
+    }
+  }
+}
+
+void ReadRanks(MapReader& reader, GroupConfig& group) {
+  group.ranks = static_cast<int>(reader.Integer("ranks", 1, 1, 64));
+  group.processes = static_cast<int>(reader.Integer("processes", 1, 1, 64));
+  if (group.ranks % group.processes != 0) {
+    reader.Fault("processes",
+                 absl::StrCat(group.processes, " can't share ", group.ranks, " ranks evenly"));
   }
 }
 
@@ -109,15 +121,15 @@ GroupConfig ReadGroup(MapReader reader, const std::string& directory) {
   GroupConfig group;
   ReadWorkers(reader, group);
   const std::string model =
-      group.worker.empty() ? reader.RequiredString("model") : reader.String("model", "");
+      group.local() ? reader.RequiredString("model") : reader.String("model", "");
   if (!model.empty()) {
     group.model = AbsolutePath(model, directory);
-    if (group.worker.empty() && !std::filesystem::is_directory(group.model)) {
+    if (group.local() && !std::filesystem::is_directory(group.model)) {
       reader.Fault("model", absl::StrCat("no directory '", group.model, "'"));
     }
   }
   group.model_name =
-      group.worker.empty()
+      group.local()
           ? reader.String("model_name", std::filesystem::path(group.model).filename().string())
           : reader.RequiredString("model_name");
   if (!model.empty() && !NameIsPlain(group.model_name)) {
@@ -131,7 +143,7 @@ GroupConfig ReadGroup(MapReader reader, const std::string& directory) {
   }
   group.device = reader.OneOf("device", "auto", {"auto", "cuda", "cpu"});
   group.dtype = reader.OneOf("dtype", "auto", {"auto", "float32", "bfloat16", "float16"});
-  group.ranks = static_cast<int>(reader.Integer("ranks", 1, 1, 64));
+  ReadRanks(reader, group);
   group.threads = static_cast<int>(reader.Integer("threads", 0, 0, 1024));
   group.default_guidance = reader.Number("default_guidance", 0, 1, 100);
   group.layout = ReadLayout(reader.Map("layout"));

@@ -14,13 +14,15 @@
 //       device: auto               # auto, cuda, cpu
 //       dtype: auto                # auto, float32, bfloat16, float16
 //       ranks: 1
+//       processes: 1               # that share them, each with ranks / processes; 1 is fastest
 //       layout: {}                 # pipefusion, patches, warmup_steps, distrifusion, ulysses,
 //       ring, tensor, guidance,
 //                                  # blocks, cuda_graphs
 //       threads: 0                 # CPU threads of the worker; 0: as it thinks best
 //       default_guidance: 4.5      # default: the worker's
 //       workers: []                # address of a worker that is already running; it is then not
-//       started here
+//       started here. Several, of different hosts: each with a share of the ranks, started with
+//       --group-ranks; rank 0 is on the first
 //   limits: {}                     # see Limits
 //   drain: {timeout: 60s, delay: 0s}
 //   supervision: {}                # see Supervision
@@ -58,11 +60,16 @@ struct GroupConfig {
   std::string device = "auto";
   std::string dtype = "auto";
   int ranks = 1;
+  int processes = 1;  // Of a group that is started here; `ranks` is a multiple.
   std::string
       layout;  // As patchflow-worker takes it: "pipefusion=2,patches=4"; empty for the defaults.
   int threads = 0;
-  double default_guidance = 0;  // 0: the worker's.
-  std::string worker;           // Address of a remote worker; empty: started here.
+  double default_guidance = 0;       // 0: the worker's.
+  std::vector<std::string> workers;  // Addresses of remote workers; empty: started here.
+
+  bool local() const { return workers.empty(); }
+  // Worker processes that make one image together.
+  int members() const { return local() ? processes : static_cast<int>(workers.size()); }
 };
 
 // What one request may ask for, besides what the model allows, and what the server holds.

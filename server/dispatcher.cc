@@ -113,7 +113,7 @@ absl::Status Dispatcher::RunJob(const Incarnation& worker,
   request.set_traceparent(BeginRun(*generation, parts_.group));
   std::shared_ptr<ExecuteCall> call = worker.client->Execute(request);
   auto cancelled_at = std::make_shared<std::atomic<Clock::time_point>>();
-  parts_.group.SetRunning(worker.epoch, generation, [call] { call->Cancel(); });
+  parts_.group.SetRunning(worker.epoch, generation, [call] { call->Abandon(); });
   generation->SetStopper([call, cancelled_at] {
     *cancelled_at = Clock::now();
     call->Cancel();

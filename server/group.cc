@@ -82,12 +82,17 @@ std::shared_ptr<Generation> Group::running() const {
   return running_;
 }
 
+std::string Group::last_request_id() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return last_request_id_;
+}
+
 worker::v1::WatchResponse Group::last_beat() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return last_beat_;
 }
 
-void Group::SetServing(std::shared_ptr<WorkerClient> client, worker::v1::DescribeResponse info) {
+void Group::SetServing(std::shared_ptr<JobRunner> client, worker::v1::DescribeResponse info) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     ++incarnation_.epoch;
@@ -207,6 +212,7 @@ void Group::SetRunning(uint64_t epoch, std::shared_ptr<Generation> generation,
                        std::function<void()> abort) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
+    last_request_id_ = generation->spec().request_id;
     running_ = std::move(generation);
     NoteEvent();
     if (!stopped_ && state_ == GroupState::kServing && incarnation_.epoch == epoch) {

@@ -48,10 +48,10 @@ inline constexpr LossKind kLossKinds[] = {
 // Lower case: "process_ended".
 const char* Name(LossKind kind);
 
-// One life of the group's worker, from ready to lost.
+// One life of the group's worker, or of all of its workers, from ready to lost.
 struct Incarnation {
   uint64_t epoch = 0;
-  std::shared_ptr<WorkerClient> client;
+  std::shared_ptr<JobRunner> client;
   worker::v1::DescribeResponse info;
 };
 
@@ -83,11 +83,13 @@ class Group {
   // Time since it last served; zero while it serves.
   absl::Duration OutOfServiceFor() const;
   std::shared_ptr<Generation> running() const;
+  // Of the job that runs or was the last one; empty before the first.
+  std::string last_request_id() const;
   // Its worker's last heartbeat.
   worker::v1::WatchResponse last_beat() const;
 
   // -- its supervisor
-  void SetServing(std::shared_ptr<WorkerClient> client, worker::v1::DescribeResponse info);
+  void SetServing(std::shared_ptr<JobRunner> client, worker::v1::DescribeResponse info);
   // Counts a failure, unless the worker was not yet lost and ended on request.
   void SetLost(const std::string& why, LossKind kind = LossKind::kProcessEnded);
   void SetFailed(const std::string& why);
@@ -133,6 +135,7 @@ class Group {
   Clock::time_point served_until_ = Clock::now();
   worker::v1::WatchResponse last_beat_;
   std::shared_ptr<Generation> running_;
+  std::string last_request_id_;
   std::function<void()> abort_;
   std::atomic<Clock::time_point> last_event_ = Clock::now();
 };

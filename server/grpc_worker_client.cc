@@ -89,14 +89,24 @@ class GrpcWorkerClient final : public WorkerClient {
   }
 
   absl::StatusOr<worker::v1::DescribeResponse> Describe(absl::Duration timeout) override {
-    grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
-    worker::v1::DescribeResponse response;
-    const grpc::Status status = stub_->Describe(&context, {}, &response);
-    if (!status.ok()) {
-      return FromGrpc(status);
-    }
-    return response;
+    return Call(&Stub::Describe, worker::v1::DescribeRequest(), timeout);
+  }
+  absl::StatusOr<worker::v1::MakeWorldResponse> MakeWorld(
+      const worker::v1::MakeWorldRequest& request, absl::Duration timeout) override {
+    return Call(&Stub::MakeWorld, request, timeout);
+  }
+  absl::Status Join(const worker::v1::JoinRequest& request, absl::Duration timeout) override {
+    return Call(&Stub::Join, request, timeout).status();
+  }
+  absl::Status Leave(const worker::v1::LeaveRequest& request, absl::Duration timeout) override {
+    return Call(&Stub::Leave, request, timeout).status();
+  }
+  absl::StatusOr<worker::v1::HoldResponse> Hold(const worker::v1::HoldRequest& request,
+                                                absl::Duration timeout) override {
+    return Call(&Stub::Hold, request, timeout);
+  }
+  absl::Status StopAt(const worker::v1::StopAtRequest& request, absl::Duration timeout) override {
+    return Call(&Stub::StopAt, request, timeout).status();
   }
 
   std::unique_ptr<ExecuteCall> Execute(const worker::v1::ExecuteRequest& request) override {
@@ -110,6 +120,20 @@ class GrpcWorkerClient final : public WorkerClient {
   }
 
  private:
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> Call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                                             Response*),
+                                const Request& request, absl::Duration timeout) {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+    Response response;
+    const grpc::Status status = ((*stub_).*method)(&context, request, &response);
+    if (!status.ok()) {
+      return FromGrpc(status);
+    }
+    return response;
+  }
+
   std::unique_ptr<Stub> stub_;
 };
 

@@ -259,10 +259,11 @@ absl::Status Server::StartWorkers() {
   Supervisor::Options options;
   options.supervision = config_.supervision;
   options.connect = ConnectGrpcWorker;
+  options.owner = parts_->admission.server_instance();
   options.black_boxes = &parts_->black_boxes;
   options.on_given_up = [this](const std::string& why) { GiveUp(why); };
   const bool any_local = std::any_of(config_.groups.begin(), config_.groups.end(),
-                                     [](const GroupConfig& group) { return group.worker.empty(); });
+                                     [](const GroupConfig& group) { return group.local(); });
   if (any_local) {
     auto binary = FindWorkerBinary(config_.worker_binary);
     if (!binary.ok()) {

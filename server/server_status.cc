@@ -1,6 +1,7 @@
 // What a Server tells of itself: to Prometheus and to operators.
 #include <algorithm>
 
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "server/log.h"
 #include "server/server_parts.h"
@@ -28,7 +29,7 @@ admin::v1::Worker Describe(const Group& group) {
   worker.set_state(Name(group.state()));
   worker.set_failure(group.failure());
   worker.set_failures_in_a_row(group.failures());
-  worker.set_address(group.config().worker);
+  worker.set_address(absl::StrJoin(group.config().workers, ","));
   for (const auto& [kind, count] : group.losses()) {
     (*worker.mutable_losses())[Name(kind)] = count;
   }

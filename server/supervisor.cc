@@ -17,12 +17,32 @@ constexpr absl::Duration kMaxBackOff = absl::Minutes(1);
 
 std::string Show(absl::Duration duration) { return absl::FormatDuration(duration); }
 
+// The command line of one of several processes of this host that share a group's ranks.
+std::vector<std::string> ShareCommand(const std::string& binary, const GroupConfig& group,
+                                      int index, const std::string& socket,
+                                      const Supervision& supervision,
+                                      const std::string& fault_orders) {
+  GroupConfig share = group;
+  share.ranks = group.ranks / group.processes;
+  if (share.threads == 0) {  // A worker thinks that it has the host for itself.
+    share.threads =
+        std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / group.ranks);
+  }
+  std::vector<std::string> command =
+      WorkerCommand(binary, share, socket, supervision, fault_orders);
+  for (const std::string& word : {std::string("--group-ranks"), absl::StrCat(group.ranks),
+                                  std::string("--first-gpu"), absl::StrCat(index * share.ranks)}) {
+    command.push_back(word);
+  }
+  return command;
+}
+
 }  // namespace
 
 Supervisor::Supervisor(Group& group, Options options)
     : group_(group),
       options_(std::move(options)),
-      local_(group.config().worker.empty()),
+      local_(group.config().local()),
       thread_([this] { Run(); }) {}
 
 Supervisor::~Supervisor() {
@@ -76,8 +96,11 @@ void Supervisor::Run() {
 }
 
 std::optional<Supervisor::Loss> Supervisor::RunOnce() {
+  if (group_.config().members() > 1) {
+    return RunJoined();
+  }
   if (!local_) {
-    auto loss = WatchOver(group_.config().worker, nullptr);
+    auto loss = WatchOver(group_.config().workers.front(), nullptr);
     if (loss.has_value() && group_.state() == GroupState::kServing) {
       Examine(*loss, nullptr, "");
     }
@@ -119,6 +142,63 @@ void Supervisor::Examine(Loss& loss, WorkerProcess* process, const std::string& 
                pulse.beaten ? absl::FromChrono(Clock::now() - pulse.last) : absl::Seconds(-1),
                recorder, process});
   LogInfo("black box written", {{"group", group_.config().name}, {"path", box}});
+}
+
+std::string Supervisor::SocketOf(int member) const {
+  return absl::StrCat(options_.socket, ".", lives_, ".", member);
+}
+
+absl::StatusOr<std::vector<JoinedLife::Member>> Supervisor::StartMembers() {
+  const GroupConfig& config = group_.config();
+  std::vector<JoinedLife::Member> members;
+  ++lives_;
+  for (int i = 0; i < config.members(); ++i) {
+    if (!local_) {
+      members.push_back({config.workers[static_cast<size_t>(i)], nullptr});
+      continue;
+    }
+    const std::string socket = SocketOf(i);
+    auto process = WorkerProcess::Start(ShareCommand(options_.binary, config, i, socket,
+                                                     options_.supervision, options_.fault_orders));
+    if (!process.ok()) {
+      return process.status();
+    }
+    LogInfo("worker started", {{"group", config.name}, {"member", i}, {"pid", (*process)->pid()}});
+    members.push_back({absl::StrCat("unix:", socket), *std::move(process)});
+  }
+  return members;
+}
+
+std::optional<Supervisor::Loss> Supervisor::RunJoined() {
+  auto members = StartMembers();
+  if (!members.ok()) {
+    return Loss{std::string(members.status().message())};
+  }
+  JoinedLife life({group_, options_.supervision, options_.connect, options_.owner, lost_epoch_,
+                   [this](absl::Duration wait) { return StoppedWithin(wait); }},
+                  *std::move(members));
+  const auto lost = life.Run();
+  lost_epoch_ = std::max(lost_epoch_, life.epoch());
+  if (!lost.has_value()) {
+    life.Stop(kGrace);
+    return std::nullopt;
+  }
+  Loss loss{lost->why, lost->kind};
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto since = life.SinceBeat(lost->member);
+    pulse_ = Pulse{};
+    pulse_.beaten = since.has_value();
+    pulse_.last = Clock::now() - ToClock(since.value_or(absl::ZeroDuration()));
+  }
+  if (local_ || group_.state() == GroupState::kServing) {
+    Examine(loss, life.process(lost->member),
+            local_ ? RecorderFile(SocketOf(static_cast<int>(lost->member))) : "");
+  }
+  for (int i = 0; local_ && i < group_.config().members(); ++i) {
+    std::remove(RecorderFile(SocketOf(i)).c_str());
+  }
+  return loss;
 }
 
 std::unique_ptr<WatchCall> Supervisor::StartWatch(WorkerClient& client) {

@@ -1,4 +1,4 @@
-// Keeps one group's worker alive and watched.
+// Keeps one group's worker, or all of them, alive and watched.
 #pragma once
 
 #include <condition_variable>
@@ -8,11 +8,13 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "server/black_box.h"
 #include "server/config.h"
 #include "server/device_judge.h"
 #include "server/group.h"
+#include "server/joined_life.h"
 #include "server/worker_client.h"
 #include "server/worker_process.h"
 
@@ -23,12 +25,14 @@ namespace patchflow {
 // when the dispatcher complains: the first time at once, then with a growing pause. It is given up
 // after `max_failures` in a row without a completed job, and at once if it refuses its command
 // line or has a device that must not be used again (the process then goes on, without this group).
-// A remote worker is only watched, for ever.
+// A remote worker is only watched, for ever. Of a group with several, see JoinedLife: one is lost
+// with all.
 class Supervisor {
  public:
   struct Options {
     Supervision supervision;
     ConnectWorker connect;
+    std::string owner;         // Of this front end: see worker.proto.
     std::string binary;        // Of a local worker.
     std::string socket;        // Of a local worker: path, to which the number of its life is added.
     std::string fault_orders;  // Of a local worker; empty: none. See WorkerCommand().
@@ -60,6 +64,10 @@ class Supervisor {
   void Run();
   // One life of a worker, until it is lost; nothing if it was stopped on request.
   std::optional<Loss> RunOnce();
+  // The same of several.
+  std::optional<Loss> RunJoined();
+  absl::StatusOr<std::vector<JoinedLife::Member>> StartMembers();
+  std::string SocketOf(int member) const;  // Of one of several, in this life.
   std::optional<Loss> WatchOver(const std::string& address, WorkerProcess* process);
   struct Fault {
     std::string why;
@@ -80,6 +88,7 @@ class Supervisor {
   const Options options_;
   const bool local_;
   int lives_ = 0;
+  uint64_t lost_epoch_ = 0;  // The last in which several workers were joined.
   DeviceJudge judge_;
 
   std::mutex mutex_;

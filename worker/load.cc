@@ -107,11 +107,16 @@ void LogComponents(const RankGroup& group) {
 }
 
 Plan PlanOf(const LoadOptions& options, const std::string& model_digest) {
+  const auto ranks = static_cast<int>(options.devices.of_rank.size());
   return {.model_digest = model_digest,
           .build = BuildId(),
           .arithmetic = ArithmeticName(options.devices.of_rank.front()),
           .dtype = options.devices.dtype_name,
-          .layout = ToString(options.layout),
+          // NCCL may add in another order where a group spans hosts.
+          .layout = absl::StrCat(ToString(options.layout),
+                                 options.devices.are_gpus() && options.group_ranks > ranks
+                                     ? " over hosts"
+                                     : ""),
           .batch_size = 1};
 }
 

@@ -65,7 +65,7 @@ class AdmissionTest : public ::testing::Test {
   Timer timer_;
   std::unique_ptr<AuditLog> audit_ = *AuditLog::Open({});
   Group group_{
-      GroupConfig{.name = "g", .model = "", .model_name = "shapes", .layout = "", .worker = ""}};
+      GroupConfig{.name = "g", .model = "", .model_name = "shapes", .layout = "", .workers = {}}};
   const bool served_ = [this] {
     group_.SetServing(std::make_shared<ScriptedWorker>([](int, ScriptedJob&) {}),
                       ScriptedWorker::Info());

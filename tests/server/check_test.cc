@@ -39,7 +39,7 @@ class CheckTest : public ::testing::Test {
                               .model_name = "m",
                               .device = "cpu",
                               .layout = "",
-                              .worker = ""});
+                              .workers = {}});
   }
   CheckRow Row(const std::string& what) {
     for (const CheckRow& row : CheckConfig(config_)) {

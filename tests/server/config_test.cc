@@ -72,7 +72,7 @@ worker_binary: bin/worker
   EXPECT_EQ(config->listen, "[::1]:0");
   EXPECT_EQ(config->groups[0].layout, "pipefusion=2,patches=4,guidance=2,cuda_graphs=0");
   EXPECT_EQ(config->groups[0].default_guidance, 4.5);
-  EXPECT_EQ(config->groups[1].worker, "10.0.0.1:7000");
+  EXPECT_EQ(config->groups[1].workers.at(0), "10.0.0.1:7000");
   EXPECT_EQ(config->groups[1].name, "stars");
   EXPECT_EQ(config->limits.max_queue, 3);
   EXPECT_EQ(config->drain.timeout, absl::Seconds(90));
@@ -171,11 +171,25 @@ TEST(ConfigTest, RefusesAModelNameThatIsNoName) {
 TEST(ConfigTest, RefusesWorkerOptionsOfARemoteWorker) {
   const std::string faults = Faults(
       "groups: [{model_name: a, workers: ['h:1'], ranks: 2}, {model_name: b, workers: "
-      "['h:1', 'h:2']}, {workers: ['h']}]");
+      "['h:1', 'h:2', 'h:1']}, {workers: ['h']}, {model_name: c, workers: ['h:1'], processes: 2}]");
   EXPECT_THAT(faults, HasSubstr("groups[0].ranks: belongs to the worker's own command line"));
-  EXPECT_THAT(faults, HasSubstr("groups[1].workers: 2 addresses"));
+  EXPECT_THAT(faults, HasSubstr("groups[1].workers: 'h:1' is named twice"));
+  EXPECT_THAT(faults, HasSubstr("groups[3].processes: belongs to the worker's own command line"));
   EXPECT_THAT(faults, HasSubstr("groups[2].workers: 'h' is not host:port"));
   EXPECT_THAT(faults, HasSubstr("groups[2].model_name: is required"));
+}
+
+TEST(ConfigTest, AGroupHasSeveralProcessesOrSeveralHosts) {
+  auto config = Parse(
+      "groups: [{model: models/shapes, ranks: 4, processes: 2}, {model_name: b, workers: "
+      "['h:1', 'h:2', 'h:3']}]");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->groups[0].local());
+  EXPECT_EQ(config->groups[0].members(), 2);
+  EXPECT_FALSE(config->groups[1].local());
+  EXPECT_EQ(config->groups[1].members(), 3);
+  EXPECT_THAT(Faults("groups: [{model: models/shapes, ranks: 4, processes: 3}]"),
+              HasSubstr("groups[0].processes: 3 can't share 4 ranks evenly"));
 }
 
 TEST(ConfigTest, RefusesAHeartbeatTimeoutBelowTwoBeats) {

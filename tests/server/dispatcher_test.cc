@@ -49,7 +49,7 @@ class DispatcherTest : public ::testing::Test {
   }
 
   Group group_{
-      GroupConfig{.name = "g", .model = "", .model_name = "shapes", .layout = "", .worker = ""}};
+      GroupConfig{.name = "g", .model = "", .model_name = "shapes", .layout = "", .workers = {}}};
   RequestQueue queue_{QueueBounds{.requests = 10}};
   CostModel costs_;
   Registry registry_{1 << 20, absl::Seconds(300)};

@@ -47,7 +47,7 @@ class RunningServer {
     GroupConfig group;
     group.name = "g";
     group.model_name = "shapes";
-    group.worker = worker.address;
+    group.workers = {worker.address};
     config.groups = {group};
     config.supervision.heartbeat_interval = absl::Milliseconds(50);
     config.supervision.heartbeat_timeout = absl::Milliseconds(500);

@@ -89,7 +89,29 @@ class ScriptedJob {
   std::atomic<bool> cancelled_ = false;
 };
 
-class ScriptedWorker final : public WorkerClient {
+// Hosts all ranks of its group.
+class LoneWorker : public WorkerClient {
+ public:
+  absl::StatusOr<worker::v1::MakeWorldResponse> MakeWorld(const worker::v1::MakeWorldRequest&,
+                                                          absl::Duration) override {
+    return absl::FailedPreconditionError("alone");
+  }
+  absl::Status Join(const worker::v1::JoinRequest&, absl::Duration) override {
+    return absl::FailedPreconditionError("alone");
+  }
+  absl::Status Leave(const worker::v1::LeaveRequest&, absl::Duration) override {
+    return absl::FailedPreconditionError("alone");
+  }
+  absl::StatusOr<worker::v1::HoldResponse> Hold(const worker::v1::HoldRequest&,
+                                                absl::Duration) override {
+    return absl::FailedPreconditionError("alone");
+  }
+  absl::Status StopAt(const worker::v1::StopAtRequest&, absl::Duration) override {
+    return absl::FailedPreconditionError("alone");
+  }
+};
+
+class ScriptedWorker final : public LoneWorker {
  public:
   // Called in Execute(), for call number `n` from 0.
   using Script = std::function<void(int n, ScriptedJob& job)>;

@@ -12,7 +12,7 @@ namespace {
 class ServedModelTest : public ::testing::Test {
  protected:
   static GroupConfig Config(const std::string& name) {
-    return {.name = name, .model = "", .model_name = "shapes", .layout = "", .worker = ""};
+    return {.name = name, .model = "", .model_name = "shapes", .layout = "", .workers = {}};
   }
   void Serve(Group& group, const std::string& plan) {
     group.SetServing(std::make_shared<ScriptedWorker>([](int, ScriptedJob&) {}),

@@ -240,7 +240,7 @@ TEST(ServerTest, SaysWhichAddressIsInUse) {
   RunningServer running;
   ServerConfig config;
   config.groups.push_back(
-      {.name = "g", .model = "", .model_name = "shapes", .layout = "", .worker = "127.0.0.1:1"});
+      {.name = "g", .model = "", .model_name = "shapes", .layout = "", .workers = {"127.0.0.1:1"}});
   config.listen = running.server().listen_address();
   EXPECT_THAT(std::string(Server::Start(config).status().message()),
               HasSubstr("server.listen: cannot listen on " + config.listen));

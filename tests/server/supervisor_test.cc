@@ -24,7 +24,7 @@ class Heart {
   std::atomic<bool> loading = false;
 };
 
-class BeatingWorker final : public WorkerClient {
+class BeatingWorker final : public LoneWorker {
  public:
   explicit BeatingWorker(Heart& heart) : heart_(heart) {}
   absl::StatusOr<worker::v1::DescribeResponse> Describe(absl::Duration) override {
@@ -127,7 +127,7 @@ class SupervisorTest : public ::testing::Test {
   Heart heart_;
   Supervision rules_;
   Group group_{
-      GroupConfig{.name = "g", .model = "", .model_name = "shapes", .layout = "", .worker = ""}};
+      GroupConfig{.name = "g", .model = "", .model_name = "shapes", .layout = "", .workers = {}}};
   std::mutex mutex_;
   std::string given_up_;
   std::unique_ptr<Supervisor> supervisor_;

@@ -1,0 +1,62 @@
+// One job at all workers of a group.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "server/worker_client.h"
+
+namespace patchflow {
+
+// Events are those of the first worker, which hosts rank 0; the others' are read and dropped. A
+// worker that fails takes the call with it: the others get a moment to say the same, and are
+// abandoned then. So the status is one that all gave, or the fault of one that names the request
+// (NON_FINITE_OUTPUT, GPU_OUT_OF_MEMORY), or UNAVAILABLE without an ErrorInfo, which is a lost
+// group.
+//
+// Cancel() makes all stop before the same step: it holds every worker, and then tells all of them
+// the step after the last that any has begun. If one doesn't answer within `timeout`, the call is
+// abandoned and `on_broken` is told why: some may be left alone in what needs all.
+class JoinedCall final : public ExecuteCall {
+ public:
+  using Members = std::vector<std::shared_ptr<WorkerClient>>;
+
+  // `request` has its ownership and job.
+  JoinedCall(Members members, worker::v1::ExecuteRequest request, absl::Duration timeout,
+             std::function<void(const std::string& why)> on_broken);
+  ~JoinedCall() override;
+
+  bool Read(worker::v1::ExecuteResponse& event) override;
+  absl::Status Finish() override;
+  void Cancel() override;
+  void Abandon() override;
+
+ private:
+  void Follow(size_t member);
+  void Ended(size_t member, const absl::Status& status);
+  bool AllEndedLocked() const;
+  // Nothing if all workers have been told; else which of them did not answer.
+  absl::Status StopAll();
+  absl::Status Combined() const;
+
+  const Members members_;
+  const worker::v1::ExecuteRequest request_;
+  const absl::Duration timeout_;
+  const std::function<void(const std::string&)> on_broken_;
+  std::vector<std::unique_ptr<ExecuteCall>> calls_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::optional<absl::Status>> ends_;  // By worker.
+  std::optional<size_t> first_to_fail_;
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;  // One for each worker but the first, and one that stops them.
+};
+
+}  // namespace patchflow

@@ -1,0 +1,111 @@
+// One life of a group of several workers: from their first sign until one of them is lost.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "server/config.h"
+#include "server/group.h"
+#include "server/joined_workers.h"
+#include "server/worker_client.h"
+#include "server/worker_process.h"
+
+namespace patchflow {
+
+// Waits until every worker waits, asks the first for the id of a world, gives all of them that id
+// and their places, and then watches over them: the loss of any is the loss of all. Workers that
+// are in a world already, because this front end was started anew, are taken over as they are if
+// they are all there and whole; otherwise, and after a loss, they are told to leave, end, and come
+// back when whoever keeps them starts them again.
+class JoinedLife {
+ public:
+  struct Parts {
+    Group& group;
+    const Supervision& supervision;
+    const ConnectWorker& connect;
+    std::string owner;        // Of this front end.
+    uint64_t lost_epoch = 0;  // Epochs up to this one are not taken over.
+    std::function<bool(absl::Duration wait)> stopped_within;  // Waits, and says whether to stop.
+  };
+  struct Member {
+    std::string address;
+    std::unique_ptr<WorkerProcess> process;  // Null if it is not started here.
+  };
+  // What was lost, and why.
+  struct Loss {
+    std::string why;
+    LossKind kind = LossKind::kProcessEnded;
+    size_t member = 0;
+  };
+  JoinedLife(Parts parts, std::vector<Member> members);
+  ~JoinedLife();  // Kills the processes.
+  JoinedLife(const JoinedLife&) = delete;
+  JoinedLife& operator=(const JoinedLife&) = delete;
+
+  // Nothing if it was stopped.
+  std::optional<Loss> Run();
+
+  // After Run().
+  uint64_t epoch() const { return ownership_.epoch(); }
+  WorkerProcess* process(size_t member) { return members_[member].process.get(); }
+  // Since its last heartbeat; nothing without one.
+  std::optional<absl::Duration> SinceBeat(size_t member) const;
+  // All processes at once, each with `grace` to end by itself.
+  void Stop(absl::Duration grace);
+
+ private:
+  struct Fault {
+    std::string why;
+    LossKind kind;
+    size_t member;
+    bool ends_itself = true;
+  };
+  struct Pulse {
+    bool beaten = false;
+    bool ended = false;
+    Clock::time_point last;
+    worker::v1::WatchResponse beat;
+  };
+
+  void Watch(size_t member);
+  void TakeBeat(size_t member, const worker::v1::WatchResponse& beat);
+  std::vector<Pulse> Pulses() const;
+  std::optional<Fault> FindFault(const std::vector<Pulse>& pulses) const;
+  std::optional<Fault> FindFaultOf(size_t member, const Pulse& pulse) const;
+  std::optional<Loss> Conclude(const std::optional<Fault>& fault);
+
+  // What can be done next on the way to serving.
+  std::optional<Fault> Proceed(const std::vector<Pulse>& pulses);
+  std::optional<Fault> Form();
+  std::optional<Fault> JoinAll(const std::string& world_id);
+  std::optional<Fault> TakeOver();
+  std::optional<Fault> Greet();
+  // Those that are in a world of an epoch up to this one.
+  void TellToLeave(const std::vector<Pulse>& pulses, uint64_t last_epoch);
+  // Of all, if they fit together.
+  std::optional<Fault> Describe(std::vector<worker::v1::DescribeResponse>& infos);
+  void NewEpoch(const std::vector<Pulse>& pulses);
+  void TellWhoIsMissing(const std::vector<Pulse>& pulses);
+
+  const Parts parts_;
+  std::vector<Member> members_;
+  JoinedCall::Members clients_;
+  const Clock::time_point started_ = Clock::now();
+  Clock::time_point formed_at_;
+  worker::v1::Ownership ownership_;  // Epoch 0 until the group is formed.
+  std::vector<int> first_ranks_;
+  std::shared_ptr<JoinedWorkers> joined_;
+  bool greeted_ = false;
+  bool told_missing_ = false;
+
+  mutable std::mutex mutex_;
+  std::vector<Pulse> pulses_;
+  std::vector<std::unique_ptr<WatchCall>> watches_;  // Last: they call back.
+};
+
+}  // namespace patchflow
