@@ -161,25 +161,26 @@ class Model:
         return sent / 1e6
 
 
-def roofs_of_folder(folder: pathlib.Path | None) -> Roofs:
-    """From the files of bench/run, those of GPUs that reach each other."""
+def roofs_of_folder(folder: pathlib.Path | None, p2p: bool = True) -> Roofs:
+    """From the files of bench/run; the link's is that with P2P, or without."""
     reports = {}
     for path in sorted(folder.glob("*.json")) if folder else []:
         record = json.loads(path.read_text())
         report = record.get("report") if isinstance(record, dict) else None
-        if report and record["kind"] in ("gemm", "attention", "link") and record["p2p"]:
-            if report["machine"]["device"] != "cpu":
+        if report and record["kind"] in ("gemm", "attention", "link") and report["machine"]["device"] != "cpu":
+            if record["kind"] != "link" or record["p2p"] == p2p:
                 reports[record["kind"]] = report
-    return measured(reports)
+    return measured(reports, p2p)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1024,2048,4096")
     parser.add_argument("--roofs", type=pathlib.Path)
+    parser.add_argument("--no-p2p", action="store_true", help="Without a direct link between GPUs")
     parser.add_argument("layouts", nargs="+", metavar="LAYOUT")
     arguments = parser.parse_args()
-    model = Model(roofs_of_folder(arguments.roofs))
+    model = Model(roofs_of_folder(arguments.roofs, not arguments.no_p2p))
     print(f"{model.roofs.source}\n")
     print("| px | layout | synchronous ms | stale ms | 20 steps ms | MB sent a step |\n|---|---|---|---|---|---|")
     for size_px in map(int, arguments.sizes.split(",")):

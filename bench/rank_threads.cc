@@ -68,9 +68,10 @@ void RunOnRanks(at::DeviceType type, int ranks, absl::Duration limit,
   }
   auto run = std::make_shared<Run>();
   run->fn = fn;
-  run->worlds = type == at::kCUDA
-                    ? AsWorlds(NcclWorld::Join(NcclWorld::MakeId(), ranks, 0, devices, {}))
-                    : AsWorlds(LocalWorld::Make(ranks, {.timeout = limit}));
+  run->worlds =
+      type == at::kCUDA
+          ? AsWorlds(NcclWorld::Join(NcclWorld::MakeId(), ranks, 0, devices, {.timeout = limit}))
+          : AsWorlds(LocalWorld::Make(ranks, {.timeout = limit}));
   run->running = devices.size();
   std::vector<std::thread> threads;
   for (size_t rank = 0; rank < devices.size(); ++rank) {

@@ -78,9 +78,9 @@ def last_words(log: pathlib.Path) -> str:
 
 
 class Runner:
-    def __init__(self, results: Results, device: str, python: str, model, random_model: pathlib.Path, say=print):
+    def __init__(self, results: Results, device: str, python: str, models: dict, random_model: pathlib.Path, say=print):
         self.results, self.device, self.python, self.say = results, device, python, say
-        self.model, self.random_model = model, random_model
+        self.models, self.random_model = models, random_model
         self.logs = results.folder / "logs"
 
     def repeats(self, case: Case) -> StepRepeats:
@@ -92,16 +92,16 @@ class Runner:
             return PART_S.get(case.kind, 40 if case.kind.startswith("peer-xdit") else 120)
         if self.device != "cuda":
             return LAYOUT_START_S
-        layout, repeats = Layout.parse(case.layout), self.repeats(case)
-        first_ms = self.model.step_ms(layout, case.size_px, False)
+        layout, repeats, model = Layout.parse(case.layout), self.repeats(case), self.models[case.p2p]
+        first_ms = model.step_ms(layout, case.size_px, False)
         if not layout.is_stale:
             ms = first_ms * (repeats.warm_up + repeats.measured)
         else:
             synchronous = repeats.warm_up + repeats.measured if repeats.synchronous_too else 0
             stale = max(repeats.warm_up, layout.warmup_steps + 3) + repeats.measured
-            ms = first_ms * (synchronous + layout.warmup_steps) + self.model.step_ms(layout, case.size_px, True) * stale
+            ms = first_ms * (synchronous + layout.warmup_steps) + model.step_ms(layout, case.size_px, True) * stale
         if repeats.image_steps:  # And one before it.
-            ms += 2 * self.model.image_ms(layout, case.size_px, repeats.image_steps)
+            ms += 2 * model.image_ms(layout, case.size_px, repeats.image_steps)
         return LAYOUT_START_S + ms / 1e3
 
     def before(self, group: list) -> float:

@@ -19,12 +19,13 @@ def write_summary(results: Results, roofs_folder: pathlib.Path, left: int) -> st
     """What the table says. Predictions are for GPUs: threads that share a processor have none."""
     records = records_in(results.folder)
     on_gpus = all(record["report"]["machine"]["device"] != "cpu" for record in records if _has_machine(record))
-    roofs = roofs_of_folder(roofs_folder)
-    rows = rows_of(records, Model(roofs) if on_gpus else None)
-    text = markdown(records, rows, left, roofs.source if on_gpus else "None for CPUs.")
+    roofs = {p2p: roofs_of_folder(roofs_folder, p2p) for p2p in (True, False)}
+    rows = rows_of(records, {p2p: Model(roofs[p2p]) for p2p in roofs} if on_gpus else {})
+    source = "; ".join(dict.fromkeys("; ".join(each.source for each in roofs.values()).split("; ")))
+    text = markdown(records, rows, left, f"Rates: {source}." if on_gpus else "None for CPUs.")
     summary = {
         "cases": rows,
-        "roofs": roofs.source,
+        "roofs": source,
         "failed": [each["case"] for each in records if each["status"] != "ok"],
     }
     summary["peers"] = [each["report"] for each in records if each["kind"].startswith("peer-") and each["report"]]

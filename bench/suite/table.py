@@ -34,7 +34,7 @@ def image_ms(phases: dict, layout: Layout, steps: int) -> tuple:
     return warm_up * fresh["ms"] + (steps - warm_up) * last["ms"], False
 
 
-def _row(record: dict, model) -> dict:
+def _row(record: dict, models: dict) -> dict:
     layout = Layout.parse(record["layout"])
     phases = {row["phase"]: row for row in record["report"]["rows"]}
     last = phases.get("stale") or phases["synchronous"]
@@ -47,6 +47,7 @@ def _row(record: dict, model) -> dict:
     row |= {key: last.get(key) for key in ("sent_mb", "peak_gb", "parameter_gb", "psnr_db")}
     row["synchronous_ms"] = phases.get("synchronous", {}).get("ms")
     row["peak_gb_of_ranks"] = [rank["peak_bytes"] / 1e9 for rank in last["ranks"]]
+    model = models.get(record["p2p"])
     if model:
         row["predicted_ms"] = model.step_ms(layout, record["size_px"], layout.is_stale)
         row["predicted_image_ms"] = model.image_ms(layout, record["size_px"], steps)
@@ -70,9 +71,10 @@ def best_of_one_gpu(rows: list, parts: dict) -> dict:
     return best
 
 
-def rows_of(records: list, model) -> list:
-    """One for each layout that was measured, by size, link and time of an image."""
-    rows = [_row(record, model) for record in records if record["kind"] == "layout" and record["status"] == "ok"]
+def rows_of(records: list, models: dict) -> list:
+    """One for each layout that was measured, by size, link and time of an image; beside what the model says that
+    `models` has for its link, P2P or not."""
+    rows = [_row(record, models) for record in records if record["kind"] == "layout" and record["status"] == "ok"]
     parts = {record["kind"]: record["report"] for record in records if record["kind"] != "layout" and record["report"]}
     best = best_of_one_gpu(rows, parts)
     for row in rows:

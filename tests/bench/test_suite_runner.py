@@ -1,5 +1,6 @@
 """The suite's plan and its runner, against a program that does as it is told."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -20,7 +21,10 @@ from suite.summary import records_in, write_summary  # noqa: E402
 from suite.table import image_ms, markdown, rows_of  # noqa: E402
 
 FAKE = TOP / "tests" / "bench" / "fake_parallel_steps.py"
+LINK_NAMES = ("all-reduce", "all-gather", "all-to-all", "to the next, from the one before")
+MACHINE = {"device": "NVIDIA H100", "gpus": 4, "libtorch": "2"}
 STALE = "pipefusion=4,patches=8,warmup_steps=1"
+MODELS = {p2p: Model(measured({}, p2p)) for p2p in (True, False)}
 LAYOUTS = ("serial", "ulysses=4", "ring=4", STALE)
 
 
@@ -35,7 +39,7 @@ def runner(results, monkeypatch, tmp_path):
     monkeypatch.setattr(runner_module, "GRACE_S", 60.0)
     monkeypatch.setattr(runner_module, "START_S", 0.2)
     monkeypatch.setattr(Runner, "seconds", lambda self, case: 0.3)
-    return Runner(results, "cuda", sys.executable, Model(measured({})), tmp_path / "model", say=lambda text: None)
+    return Runner(results, "cuda", sys.executable, MODELS, tmp_path / "model", say=lambda text: None)
 
 
 def cases(size_px=1024, p2p=True):
@@ -186,12 +190,12 @@ def test_the_table_names_what_failed_and_compares_with_the_best_single_gpu(runne
     monkeypatch.setenv("CRASH", "ring=4")
     run(runner, cases())
     step = {
-        "machine": {"device": "NVIDIA H100", "gpus": 4, "libtorch": "2"},
+        "machine": MACHINE,
         "rows": [{"size_px": 1024, "graph_ms": 4.0}],
     }
     results.save(Case("step", (1,)), "ok", 1.0, step)
     records = records_in(results.folder)
-    rows = rows_of(records, Model(measured({})))
+    rows = rows_of(records, MODELS)
     ulysses = next(row for row in rows if row["layout"] == "ulysses=4")
     assert ulysses["speedup"] == pytest.approx(4.0 / 5.0)
     assert ulysses["predicted_ms"] > 0
@@ -217,6 +221,23 @@ def test_peers_are_drawn_beside_the_layouts_of_as_many_gpus(runner, results, tmp
         unit = ", peak" if flags else ""
         methods = {"ours, one GPU", "ours, ulysses, 4 GPUs", "ours, ring, 4 GPUs", "ours, pipefusion, 4 GPUs"}
         assert drawn == {f"xDiT, ulysses=4{unit}"} | methods
+
+
+def test_each_link_has_its_own_prediction(runner, results):
+    for p2p in (True, False):
+        run(runner, cases(p2p=p2p))
+        rows = [{"size_mb": mb} | {f"{name} us": us for name in LINK_NAMES} for mb, us in ((0.01, 50.0), (100.0, 9e5))]
+        link = {"what": "4 ranks, bfloat16", "machine": MACHINE, "rows": rows}
+        if not p2p:
+            results.save(Case("link", (1,), 4, p2p=False), "ok", 1.0, link)
+    write_summary(results, results.folder, 0)
+    summary = json.loads((results.folder / "summary.json").read_text())
+    assert "link: assumed" in summary["roofs"]
+    assert "link without P2P: measured here" in summary["roofs"]
+    predicted = {row["p2p"]: row["predicted_ms"] for row in summary["cases"] if row["layout"] == "ulysses=4"}
+    # Four exchanges of each of 28 blocks; a rank sends three quarters of its quarter of 18.9 MB, at 0.083 GB/s.
+    slow_ms = 4 * 28 * (0.05 + 0.75 * 4.72e6 / (75e6 / (900 - 0.05)))
+    assert predicted[False] - predicted[True] == pytest.approx(slow_ms, rel=0.01)
 
 
 @pytest.mark.parametrize(
