@@ -3,8 +3,10 @@
 who waits for whom. Nothing is fitted to the steps themselves.
 
     bench/model.py [--sizes 1024,2048,4096] [--roofs FOLDER] LAYOUT...
+    bench/model.py [--roofs FOLDER] --beside REPORT.json
 
-FOLDER is one of bench/run; without it rates are those kept of an H200. The formulas:
+FOLDER is one of bench/run; without it rates are those kept of an H200. REPORT is of bench-parallel-steps: each of its
+steps is set beside the prediction. The formulas:
 
 * a block on `m` of `p` tokens, batch B, width d, n tokens of text: products 28 m d^2 B, attention 4 m p d B and
   4 m n d B floating-point operations, and four passes of m d B over memory for its two norms;
@@ -173,24 +175,43 @@ def roofs_of_folder(folder: pathlib.Path | None, p2p: bool = True) -> Roofs:
     return measured(reports, p2p)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="1024,2048,4096")
-    parser.add_argument("--roofs", type=pathlib.Path)
-    parser.add_argument("--no-p2p", action="store_true", help="Without a direct link between GPUs")
-    parser.add_argument("layouts", nargs="+", metavar="LAYOUT")
-    arguments = parser.parse_args()
-    model = Model(roofs_of_folder(arguments.roofs, not arguments.no_p2p))
-    print(f"{model.roofs.source}\n")
+def print_predictions(model: Model, sizes_px: list, layouts: list) -> None:
     print("| px | layout | synchronous ms | stale ms | 20 steps ms | MB sent a step |\n|---|---|---|---|---|---|")
-    for size_px in map(int, arguments.sizes.split(",")):
-        for text in arguments.layouts:
-            layout = Layout.parse(text)
+    for size_px in sizes_px:
+        for layout in layouts:
             stale = f"{model.step_ms(layout, size_px, True):.2f}" if layout.is_stale else "-"
             print(
                 f"| {size_px} | {layout} | {model.step_ms(layout, size_px, False):.2f} | {stale} "
                 f"| {model.image_ms(layout, size_px, 20):.1f} | {model.sent_mb(layout, size_px):.2f} |"
             )
+
+
+def print_beside(model: Model, report: dict) -> None:
+    """Of each layout and phase the last way of running it, which is by CUDA graphs."""
+    print("| px | layout | phase | ms | predicted | ratio |\n|---|---|---|---|---|---|")
+    for row in {(row["size_px"], row["layout"], row["phase"]): row for row in report["rows"]}.values():
+        ms = model.step_ms(Layout.parse(row["layout"]), row["size_px"], row["phase"] == "stale")
+        print(
+            f"| {row['size_px']} | {row['layout']} | {row['phase']} | {row['ms']:.2f} | {ms:.2f} "
+            f"| {row['ms'] / ms:.2f} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="1024,2048,4096")
+    parser.add_argument("--roofs", type=pathlib.Path)
+    parser.add_argument("--no-p2p", action="store_true", help="Without a direct link between GPUs")
+    parser.add_argument("--beside", type=pathlib.Path, metavar="REPORT.json")
+    parser.add_argument("layouts", nargs="*", metavar="LAYOUT")
+    arguments = parser.parse_args()
+    model = Model(roofs_of_folder(arguments.roofs, not arguments.no_p2p))
+    print(f"{model.roofs.source}\n")
+    if arguments.beside:
+        print_beside(model, json.loads(arguments.beside.read_text()))
+    else:
+        layouts = [Layout.parse(text) for text in arguments.layouts]
+        print_predictions(model, [int(size) for size in arguments.sizes.split(",")], layouts)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def layout_cases(gpus: int, sizes_px: tuple, p2p: tuple) -> list:
     def add(urgency: int, size_px: int, layouts: list, fast: bool = True) -> None:
         known = {case.slug for case in cases}
         made = [
-            Case("layout", (urgency, size_px, -each.ranks, i), each.ranks, size_px, str(each), fast)
+            Case("layout", (urgency, size_px, each != Layout(), -each.ranks, i), each.ranks, size_px, str(each), fast)
             for i, each in enumerate(layouts)
         ]
         cases.extend(case for case in made if case.slug not in known)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -174,3 +175,13 @@ def test_predicts_what_one_and_two_h200_took():
     for row in compared:
         ms = predicted.step_ms(Layout.parse(row["layout"]), row["size_px"], row["phase"] == "stale")
         assert ms == pytest.approx(row["ms"], rel=0.35), row
+
+
+def test_prints_what_was_measured_beside_what_it_says():
+    report = TOP / "bench" / "results" / "layouts_2xh200.json"
+    command = [sys.executable, TOP / "bench" / "model.py", "--beside", report]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    serial = next(line for line in done.stdout.splitlines() if line.startswith("| 1024 | serial | synchronous"))
+    ms, predicted_ms, ratio = (float(cell) for cell in serial.split("|")[4:7])
+    assert ratio == pytest.approx(ms / predicted_ms, abs=0.01)
+    assert predicted_ms == pytest.approx(Model(measured({})).step_ms(Layout(), 1024, False), abs=0.01)
