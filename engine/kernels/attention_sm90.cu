@@ -14,7 +14,8 @@ namespace {
 
 using namespace attention_sm90;  // NOLINT(google-build-using-namespace)
 
-constexpr int kStages = 2;  // Tiles in flight.
+// Tiles in flight: warpgroups drift apart by so many, which hides their waits better than turns.
+constexpr int kStages = 3;
 
 template <int kConsumers>
 struct Shared {
@@ -45,77 +46,65 @@ struct Sizes {
   int64_t key_bias_stride;
 };
 
-template <int kConsumers>
+// Each block of a cluster loads its share of every tile, for all of them.
+template <int kConsumers, int kBlocks>
 __device__ __forceinline__ void Produce(const Maps& maps, Shared<kConsumers>& shared, int first_row,
-                                        int head, int row_of_batch, int tiles) {
+                                        int head, int batch_row, int tiles) {
+  constexpr int kShare = kKeys / kBlocks;
+  constexpr auto kAll = static_cast<uint16_t>((1 << kBlocks) - 1);
+  const int first = kBlocks == 1 ? 0 : static_cast<int>(BlockInCluster()) * kShare;
+  const auto load = [&](void* to, const CUtensorMap* map, uint64_t* barrier, int column, int key) {
+    if (kBlocks == 1) {
+      LoadBox(to, map, barrier, column, key, head, batch_row);
+    } else {
+      LoadBoxForAll(to, map, barrier, column, key, head, batch_row, kAll);
+    }
+  };
   BarrierExpect(&shared.q_full, shared.q.kBytes);
-  LoadBox(shared.q.wide, &maps.q_wide, &shared.q_full, 0, first_row, head, row_of_batch);
-  LoadBox(shared.q.rest, &maps.q_rest, &shared.q_full, kWide, first_row, head, row_of_batch);
+  LoadBox(shared.q.wide, &maps.q_wide, &shared.q_full, 0, first_row, head, batch_row);
+  LoadBox(shared.q.rest, &maps.q_rest, &shared.q_full, kWide, first_row, head, batch_row);
   for (int tile = 0; tile < tiles; ++tile) {
     const int stage = tile % kStages;
     const uint32_t parity = (tile / kStages) % 2;
-    const int key = tile * kKeys;
+    const int key = tile * kKeys + first;
     auto& k = shared.k[stage];
     BarrierWait(&shared.k_empty[stage], parity ^ 1);
     BarrierExpect(&shared.k_full[stage], k.kBytes);
-    LoadBox(k.wide, &maps.k_wide, &shared.k_full[stage], 0, key, head, row_of_batch);
-    LoadBox(k.rest, &maps.k_rest, &shared.k_full[stage], kWide, key, head, row_of_batch);
+    load(k.wide + first * kWide, &maps.k_wide, &shared.k_full[stage], 0, key);
+    load(k.rest + first * kRest, &maps.k_rest, &shared.k_full[stage], kWide, key);
     auto& v = shared.v[stage];
     BarrierWait(&shared.v_empty[stage], parity ^ 1);
     BarrierExpect(&shared.v_full[stage], v.kBytes);
-    LoadBox(v.part[0], &maps.v, &shared.v_full[stage], 0, key, head, row_of_batch);
-    LoadBox(v.part[1], &maps.v, &shared.v_full[stage], kWide, key, head, row_of_batch);
+    load(v.part[0] + first * kWide, &maps.v, &shared.v_full[stage], 0, key);
+    load(v.part[1] + first * kWide, &maps.v, &shared.v_full[stage], kWide, key);
   }
 }
 
-// Warpgroups enqueue their products in turns, so that the softmax of one runs under the products of
-// the others. Named barriers 1 .. kConsumers; each needs the warpgroup whose turn it is and the one
-// before it.
-template <bool kInTurns, int kConsumers>
-struct Turns {
-  int warpgroup;
-
-  __device__ __forceinline__ void Start() const {
-    if (kInTurns && warpgroup == 0) {
-      NamedBarrierArrive(1, 2 * kWarpgroupThreads);
-    }
-  }
-  __device__ __forceinline__ void Wait() const {
-    if (kInTurns) {
-      NamedBarrierSync(1 + warpgroup, 2 * kWarpgroupThreads);
-    }
-  }
-  __device__ __forceinline__ void Pass(bool last) const {
-    if (kInTurns && !(last && warpgroup == kConsumers - 1)) {
-      NamedBarrierArrive(1 + (warpgroup + 1) % kConsumers, 2 * kWarpgroupThreads);
-    }
-  }
-};
-
 // All tiles of one warpgroup's 64 rows: the scores of a tile are multiplied while the values of the
 // tile before are, and its softmax runs under the latter.
-template <bool kInTurns, bool kMixed, bool kBiased, int kConsumers>
-__device__ __forceinline__ void Consume(Shared<kConsumers>& shared, int row, int tiles,
-                                        const Sizes& sizes, float (&o)[kOutputs],
+template <bool kBiased, int kBlocks, int kConsumers>
+__device__ __forceinline__ void Consume(Shared<kConsumers>& shared, int row, int batch_row,
+                                        int tiles, const Sizes& sizes, float (&o)[kOutputs],
                                         Softmax& softmax) {
-  const Turns<kInTurns, kConsumers> turns{row / kWarpgroupRows};
   const int lane = threadIdx.x % 32;
   const auto release = [lane](uint64_t* barrier) {
-    if (lane == 0) {
+    if (kBlocks == 1 && lane == 0) {
       BarrierArrive(barrier);
+    } else if (kBlocks > 1 && lane < kBlocks) {
+      BarrierArriveAt(barrier, lane);
     }
   };
   float s[kScores];
   uint32_t p[kScores / 2];
   float rescale[2];
-  const auto soften = [&](int tile) {
+  const auto soften = [&](int tile) -> bool {
     if (kBiased) {
-      AddKeyBias(s, sizes.key_bias + blockIdx.z * sizes.key_bias_stride, tile * kKeys, sizes.keys,
+      AddKeyBias(s, sizes.key_bias + batch_row * sizes.key_bias_stride, tile * kKeys, sizes.keys,
                  lane, sizes.scale_log2);
     } else if (tile == tiles - 1) {
       MaskBeyond(s, tile * kKeys, sizes.keys, lane);
     }
-    softmax.template Update<kMixed>(s, kBiased ? 1.0F : sizes.scale_log2, rescale);
+    return softmax.Update(s, kBiased ? 1.0F : sizes.scale_log2, rescale);
   };
 
   BarrierWait(&shared.q_full, 0);
@@ -128,30 +117,28 @@ __device__ __forceinline__ void Consume(Shared<kConsumers>& shared, int row, int
   Pack(s, p);
   if (tiles > 1) {
     BarrierWait(&shared.k_full[1], 0);
-    turns.Start();
   }
 
   for (int tile = 1; tile < tiles; ++tile) {
     const int stage = tile % kStages;
     const int before = (tile - 1) % kStages;
-    turns.Wait();
     EnqueueScores(shared.q, row, shared.k[stage], s);
     BarrierWait(&shared.v_full[before], ((tile - 1) / kStages) % 2);
     EnqueueValues(p, shared.v[before], o, tile > 1);
-    turns.Pass(tile == tiles - 1);
     cute::warpgroup_wait<1>();
     Fence(s);
     release(&shared.k_empty[stage]);
-    soften(tile);
-    Fence(s);
-    // Here, because ptxas moves the wait for the product above the softmax unless a branch is
-    // between them.
+    const bool grown = soften(tile);
+    // The barrier's address needs every power: else ptxas moves the waits above them.
     const int next = tile + 1 < tiles ? tile + 1 : tile;
-    BarrierWait(&shared.k_full[next % kStages], (next / kStages) % 2);
+    const bool never = softmax.sum[0] + softmax.sum[1] < 0;
+    BarrierWait(&shared.k_full[never ? 0 : next % kStages], (next / kStages) % 2);
     cute::warpgroup_wait<0>();
     Fence(o);
     release(&shared.v_empty[before]);
-    Scale(o, rescale);
+    if (grown) {
+      Scale(o, rescale);
+    }
     Pack(s, p);
   }
   const int last = (tiles - 1) % kStages;
@@ -190,7 +177,7 @@ __device__ __forceinline__ void Store(const float (&o)[kOutputs], const Softmax&
   }
 }
 
-template <int kConsumers, bool kInTurns, bool kMixed, bool kBiased>
+template <int kConsumers, bool kBiased, int kBlocks>
 __global__ void __launch_bounds__(kWarpgroupThreads*(kConsumers + 1), 1)
     AttentionKernel(const __grid_constant__ Maps maps, const Sizes sizes, __nv_bfloat16* out,
                     float* lse) {
@@ -202,28 +189,39 @@ __global__ void __launch_bounds__(kWarpgroupThreads*(kConsumers + 1), 1)
     for (int stage = 0; stage < kStages; ++stage) {
       BarrierInit(&shared.k_full[stage], 1);
       BarrierInit(&shared.v_full[stage], 1);
-      BarrierInit(&shared.k_empty[stage], 4 * kConsumers);
-      BarrierInit(&shared.v_empty[stage], 4 * kConsumers);
+      BarrierInit(&shared.k_empty[stage], 4 * kConsumers * kBlocks);
+      BarrierInit(&shared.v_empty[stage], 4 * kConsumers * kBlocks);
     }
     FenceBarrierInit();
   }
-  __syncthreads();
+  const auto synchronize = [] {
+    if (kBlocks == 1) {
+      __syncthreads();
+    } else {
+      __syncwarp();
+      ClusterSync();
+    }
+  };
+  synchronize();
 
-  const int tile_row = blockIdx.x * kConsumers * kWarpgroupRows;
+  const int first_row = blockIdx.x * kConsumers * kWarpgroupRows;
   const int tiles = (sizes.keys + kKeys - 1) / kKeys;
   const int warpgroup = threadIdx.x / kWarpgroupThreads;
   if (warpgroup == kConsumers) {
     GiveRegisters<kConsumers == 3 ? 32 : 24>();
     if (threadIdx.x == kConsumers * kWarpgroupThreads) {
-      Produce(maps, shared, tile_row, blockIdx.y, blockIdx.z, tiles);
+      Produce<kConsumers, kBlocks>(maps, shared, first_row, blockIdx.y, blockIdx.z, tiles);
     }
   } else {
     KeepRegisters<kConsumers == 3 ? 160 : 240>();
     const int row = warpgroup * kWarpgroupRows;
     float o[kOutputs];
     Softmax softmax;
-    Consume<kInTurns, kMixed, kBiased>(shared, row, tiles, sizes, o, softmax);
-    Store<kBiased>(o, softmax, tile_row + row, blockIdx.y, blockIdx.z, sizes, out, lse);
+    Consume<kBiased, kBlocks>(shared, row, blockIdx.z, tiles, sizes, o, softmax);
+    Store<kBiased>(o, softmax, first_row + row, blockIdx.y, blockIdx.z, sizes, out, lse);
+  }
+  if (kBlocks > 1) {
+    synchronize();  // The others of the cluster write here and arrive here until they end.
   }
 }
 
@@ -249,19 +247,19 @@ bool Encode(const AttentionOperand& operand, int tokens, const AttentionSm90Args
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-template <int kConsumers, bool kInTurns, bool kMixed, bool kBiased>
+template <int kConsumers, bool kBiased, int kBlocks>
 cudaError_t Launch(const AttentionSm90Args& args, cudaStream_t stream) {
   constexpr int kRows = kConsumers * kWarpgroupRows;
   Maps maps;
   if (!Encode(args.q, args.queries, args, kRows, kWide, &maps.q_wide) ||
       !Encode(args.q, args.queries, args, kRows, kRest, &maps.q_rest) ||
-      !Encode(args.k, args.keys, args, kKeys, kWide, &maps.k_wide) ||
-      !Encode(args.k, args.keys, args, kKeys, kRest, &maps.k_rest) ||
-      !Encode(args.v, args.keys, args, kKeys, kWide, &maps.v)) {
+      !Encode(args.k, args.keys, args, kKeys / kBlocks, kWide, &maps.k_wide) ||
+      !Encode(args.k, args.keys, args, kKeys / kBlocks, kRest, &maps.k_rest) ||
+      !Encode(args.v, args.keys, args, kKeys / kBlocks, kWide, &maps.v)) {
     return cudaErrorInvalidValue;
   }
   constexpr int kSharedBytes = sizeof(Shared<kConsumers>) + 1024;
-  constexpr auto kKernel = AttentionKernel<kConsumers, kInTurns, kMixed, kBiased>;
+  constexpr auto kKernel = AttentionKernel<kConsumers, kBiased, kBlocks>;
   // Set at every launch: it is of the current device, and costs a microsecond.
   if (cudaError_t error =
           cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
@@ -274,56 +272,22 @@ cudaError_t Launch(const AttentionSm90Args& args, cudaStream_t stream) {
                        args.scale * 1.4426950408889634F,
                        static_cast<const __nv_bfloat16*>(args.key_bias),
                        args.key_bias_stride};
-  const dim3 grid((args.queries + kRows - 1) / kRows, args.heads, args.batch);
-  kKernel<<<grid, kWarpgroupThreads*(kConsumers + 1), kSharedBytes, stream>>>(
-      maps, sizes, static_cast<__nv_bfloat16*>(args.o), args.lse);
-  return cudaGetLastError();
-}
-
-// Waves of blocks that the schedule needs on the device, in units of 64 rows of work.
-int64_t WaveCost(const AttentionSm90Args& args, int warpgroups, int multiprocessors) {
-  const int rows = warpgroups * kWarpgroupRows;
-  const int64_t blocks = int64_t{(args.queries + rows - 1) / rows} * args.heads * args.batch;
-  return (blocks + multiprocessors - 1) / multiprocessors * warpgroups;
+  const int blocks = (args.queries + kRows - 1) / kRows;
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {kBlocks, 1, 1};
+  cudaLaunchConfig_t launch{};
+  launch.gridDim = dim3((blocks + kBlocks - 1) / kBlocks * kBlocks, args.heads, args.batch);
+  launch.blockDim = dim3(kWarpgroupThreads * (kConsumers + 1));
+  launch.dynamicSmemBytes = kSharedBytes;
+  launch.stream = stream;
+  launch.attrs = &cluster;
+  launch.numAttrs = 1;
+  return cudaLaunchKernelEx(&launch, kKernel, maps, sizes, static_cast<__nv_bfloat16*>(args.o),
+                            args.lse);
 }
 
 }  // namespace
-
-AttentionSm90Schedule ChooseAttentionSm90Schedule(const AttentionSm90Args& args,
-                                                  int multiprocessors) {
-  // A wave of three is worth 7/6 of its rows in waves of two; polynomials pay for short rows of
-  // scores. bench/results/attention_h200.json.
-  constexpr int64_t kCostOfThree = 6;
-  constexpr int64_t kCostOfTwo = 7;
-  constexpr int kMostKeysMixed = 4096;
-  if (args.key_bias != nullptr) {
-    return AttentionSm90Schedule::kTwo;
-  }
-  if (WaveCost(args, 3, multiprocessors) * kCostOfThree <=
-      WaveCost(args, 2, multiprocessors) * kCostOfTwo) {
-    return AttentionSm90Schedule::kThree;
-  }
-  return args.keys <= kMostKeysMixed ? AttentionSm90Schedule::kTwoMixed
-                                     : AttentionSm90Schedule::kTwo;
-}
-
-std::string_view NameOf(AttentionSm90Schedule schedule) {
-  switch (schedule) {
-    case AttentionSm90Schedule::kTwo:
-      return "two";
-    case AttentionSm90Schedule::kThree:
-      return "three";
-    case AttentionSm90Schedule::kTwoInTurns:
-      return "two in turns";
-    case AttentionSm90Schedule::kThreeInTurns:
-      return "three in turns";
-    case AttentionSm90Schedule::kTwoMixed:
-      return "two mixed";
-    case AttentionSm90Schedule::kThreeMixed:
-      break;
-  }
-  return "three mixed";
-}
 
 cudaError_t LaunchAttentionSm90(const AttentionSm90Args& args, AttentionSm90Schedule schedule,
                                 cudaStream_t stream) {
@@ -331,24 +295,18 @@ cudaError_t LaunchAttentionSm90(const AttentionSm90Args& args, AttentionSm90Sche
     return cudaErrorInvalidValue;
   }
   if (args.key_bias != nullptr) {
-    return schedule == AttentionSm90Schedule::kTwo ? Launch<2, false, false, true>(args, stream)
+    return schedule == AttentionSm90Schedule::kTwo ? Launch<2, true, 1>(args, stream)
                                                    : cudaErrorInvalidValue;
   }
   switch (schedule) {
     case AttentionSm90Schedule::kTwo:
-      return Launch<2, false, false, false>(args, stream);
+      return Launch<2, false, 1>(args, stream);
+    case AttentionSm90Schedule::kTwoPaired:
+      return Launch<2, false, 2>(args, stream);
     case AttentionSm90Schedule::kThree:
-      return Launch<3, false, false, false>(args, stream);
-    case AttentionSm90Schedule::kTwoInTurns:
-      return Launch<2, true, false, false>(args, stream);
-    case AttentionSm90Schedule::kThreeInTurns:
-      return Launch<3, true, false, false>(args, stream);
-    case AttentionSm90Schedule::kTwoMixed:
-      return Launch<2, true, true, false>(args, stream);
-    case AttentionSm90Schedule::kThreeMixed:
       break;
   }
-  return Launch<3, true, true, false>(args, stream);
+  return Launch<3, false, 1>(args, stream);
 }
 
 }  // namespace patchflow

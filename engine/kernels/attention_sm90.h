@@ -38,20 +38,11 @@ struct AttentionSm90Args {
   int64_t key_bias_stride = 0;
 };
 
-// Warpgroups of 64 queries that share a thread block; whether they enqueue their products as they
-// come or in turns; and in turns, whether a quarter of the powers are taken by polynomial.
-enum class AttentionSm90Schedule {
-  kTwo,
-  kThree,
-  kTwoInTurns,
-  kThreeInTurns,
-  kTwoMixed,
-  kThreeMixed
-};
+// Warpgroups of 64 queries that share a thread block. Paired: two thread blocks of one head load
+// keys and values for each other.
+enum class AttentionSm90Schedule { kTwo, kTwoPaired, kThree };
 inline constexpr std::array kAttentionSm90Schedules = {
-    AttentionSm90Schedule::kTwo,        AttentionSm90Schedule::kThree,
-    AttentionSm90Schedule::kTwoInTurns, AttentionSm90Schedule::kThreeInTurns,
-    AttentionSm90Schedule::kTwoMixed,   AttentionSm90Schedule::kThreeMixed};
+    AttentionSm90Schedule::kTwo, AttentionSm90Schedule::kTwoPaired, AttentionSm90Schedule::kThree};
 std::string_view NameOf(AttentionSm90Schedule schedule);
 
 // The fastest on an H200, by how much of their last wave two and three warpgroups waste and by how

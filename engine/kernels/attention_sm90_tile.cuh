@@ -99,43 +99,40 @@ __device__ __forceinline__ void EnqueueValues(const uint32_t (&p)[kScores / 2], 
   Fence(o);
 }
 
-// 2^x for x <= 0 by a polynomial, to a part in 13000, which is less than the rounding to bfloat16
-// that follows: multiply-add units have time left while the one for powers has none. Source: J.
-// Shah et al., FlashAttention-4, section 3; the coefficients are fitted here to the least relative
-// error over half a unit to either side.
-__device__ __forceinline__ float Exp2ByPolynomial(float x) {
-  constexpr float kToInteger = 12582912.0F;  // 1.5 x 2^23: the sum's last bits are the integer.
-  x = fmaxf(x, -126.0F);
-  const float shifted = x + kToInteger;
-  const float rest = x - (shifted - kToInteger);
-  float y = fmaf(rest, 0.05517166F, 0.24261112F);
-  y = fmaf(rest, y, 0.69326099F);
-  y = fmaf(rest, y, 0.99992807F);
-  return __int_as_float(__float_as_int(y) + (__float_as_int(shifted) << 23));
-}
-
 // Running softmax of two rows a thread (row and row + 8 of the warp's 16).
 struct Softmax {
   float maximum[2] = {-INFINITY, -INFINITY};
   float sum[2] = {0, 0};  // Of this thread's columns.
+  static constexpr float kSlack = 8;
 
-  // Turns scores into unnormalised probabilities; `rescale` is what earlier results must be
-  // multiplied by. kMixed: a quarter of the powers by polynomial.
-  template <bool kMixed>
-  __device__ __forceinline__ void Update(float (&s)[kScores], float scale_log2,
+  // Turns scores into unnormalised probabilities. True, for the whole warp, if earlier results must
+  // be multiplied by `rescale`: only once a maximum has grown by 2^kSlack, since probabilities up
+  // to that are as exact. Source: FlashAttention-4, section 3.
+  __device__ __forceinline__ bool Update(float (&s)[kScores], float scale_log2,
                                          float (&rescale)[2]) {
+    // Four chains: one would wait for itself.
+    float chains[2][2] = {{maximum[0], s[1]}, {maximum[1], s[3]}};
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) {
+      float& chain = chains[i / 2 % 2][i % 2];
+      chain = fmaxf(chain, s[i]);
+    }
+    float top[2] = {fmaxf(chains[0][0], chains[0][1]), fmaxf(chains[1][0], chains[1][1])};
+#pragma unroll
+    for (int lanes = 1; lanes <= 2; lanes *= 2) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffff, top[r], lanes));
+      }
+    }
+    const bool grown = __any_sync(0xffffffff, (top[0] - maximum[0]) * scale_log2 > kSlack ||
+                                                  (top[1] - maximum[1]) * scale_log2 > kSlack);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float top = maximum[r];
-#pragma unroll
-      for (int i = 0; i < kScores / 4; ++i) {
-        top = fmaxf(top, fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
-      }
-      top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 1));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, 2));
-      rescale[r] = Exp2((maximum[r] - top) * scale_log2);
-      maximum[r] = top;
-      const float offset = top * scale_log2;
+      const float next = grown ? top[r] : maximum[r];
+      rescale[r] = grown ? Exp2((maximum[r] - next) * scale_log2) : 1.0F;
+      maximum[r] = next;
+      const float offset = maximum[r] * scale_log2;
       float added = 0;
 #pragma unroll
       for (int i = 0; i < kScores / 4; ++i) {
@@ -143,12 +140,13 @@ struct Softmax {
         for (int c = 0; c < 2; ++c) {
           float& x = s[4 * i + 2 * r + c];
           const float power = fmaf(x, scale_log2, -offset);
-          x = kMixed && i % 4 == 3 ? Exp2ByPolynomial(power) : Exp2(power);
+          x = Exp2(power);
           added += x;
         }
       }
       sum[r] = sum[r] * rescale[r] + added;
     }
+    return grown;
   }
 
   __device__ __forceinline__ void Finish() {

@@ -98,6 +98,19 @@ __device__ __forceinline__ void LoadBox(void* destination, const CUtensorMap* ma
       : "memory");
 }
 
+// The same, to the same place in the shared memory of every thread block of the cluster that
+// `blocks` has a bit for; each one's barrier counts the bytes.
+__device__ __forceinline__ void LoadBoxForAll(void* destination, const CUtensorMap* map,
+                                              uint64_t* barrier, int c0, int c1, int c2, int c3,
+                                              uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(
+          SharedAddress(destination)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "h"(blocks)
+      : "memory");
+}
+
 // A box of a matrix to the same place in the shared memory of every thread block of the cluster
 // that `blocks` has a bit for; each one's barrier counts the bytes.
 __device__ __forceinline__ void LoadBoxForAll(void* destination, const CUtensorMap* map,

@@ -146,7 +146,7 @@ TEST(AttentionSm90Test, ReadsSlicesOfOneProduct) {
   const Tensor q = qkv.select(2, 0);
   const Tensor k = qkv.select(2, 1);
   const Tensor v = qkv.select(2, 2);
-  const Result ours = Attend(q, k, v, 0.1, AttentionSm90Schedule::kThreeInTurns);
+  const Result ours = Attend(q, k, v, 0.1, AttentionSm90Schedule::kThree);
   EXPECT_LT(RelativeError(ours.o_BSHD, Reference(q, k, v, 0.1).o_BSHD), 6e-3);
 }
 
@@ -155,7 +155,7 @@ TEST(AttentionSm90Test, LargeScoresDoNotOverflow) {
   const Tensor q = Random({1, 130, 2, 72}) * 30;
   const Tensor k = Random({1, 300, 2, 72}) * 30;
   const Tensor v = Random({1, 300, 2, 72});
-  const Result ours = Attend(q, k, v, 0.1178, AttentionSm90Schedule::kTwoInTurns);
+  const Result ours = Attend(q, k, v, 0.1178, AttentionSm90Schedule::kTwoPaired);
   EXPECT_TRUE(at::isfinite(ours.o_BSHD).all().item<bool>());
   EXPECT_LT(RelativeError(ours.o_BSHD, Reference(q, k, v, 0.1178).o_BSHD), 6e-3);
 }
@@ -170,13 +170,13 @@ TEST(AttentionSm90Test, ChoosesTheScheduleThatWasMeasuredFastest) {
     args.keys = keys;
     return NameOf(ChooseAttentionSm90Schedule(args, 132));
   };
-  EXPECT_EQ(choice(2, 1024, 1024), "two mixed");
-  EXPECT_EQ(choice(2, 1024, 4096), "two mixed");
+  EXPECT_EQ(choice(2, 1024, 1024), "two paired");
+  EXPECT_EQ(choice(2, 1024, 4096), "two paired");
   EXPECT_EQ(choice(2, 4096, 4096), "three");
   EXPECT_EQ(choice(2, 2048, 16384), "three");
   EXPECT_EQ(choice(2, 16384, 16384), "three");
   EXPECT_EQ(choice(1, 65536, 65536), "three");
-  EXPECT_EQ(choice(2, 1024, 65536), "two");
+  EXPECT_EQ(choice(2, 1024, 65536), "two paired");
   AttentionSm90Args biased;
   biased.batch = biased.heads = biased.queries = biased.keys = 4096;
   biased.key_bias = &biased;
