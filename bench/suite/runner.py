@@ -1,5 +1,6 @@
 """Runs cases until a deadline; each leaves its file when it is done."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -144,28 +145,27 @@ class Runner:
         else:
             self._run_part(group[0], deadline, outcome)
 
-    def _start(self, group: list, report: pathlib.Path, log: pathlib.Path) -> subprocess.Popen:
+    @contextlib.contextmanager
+    def _running(self, group: list, report: pathlib.Path, log: pathlib.Path):
+        """A process of a session of its own, which ends with this block however that is left."""
         report.unlink(missing_ok=True)
+        options = {"cwd": TOP, "env": environment(group[0].p2p), "start_new_session": True}
         with log.open("w") as out:
-            return subprocess.Popen(
-                self.command(group, report),
-                cwd=TOP,
-                stdout=out,
-                stderr=out,
-                env=environment(group[0].p2p),
-                start_new_session=True,
-            )
+            process = subprocess.Popen(self.command(group, report), stdout=out, stderr=out, **options)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                stop(process)
 
     def _run_part(self, case: Case, deadline: Deadline, outcome: Outcome) -> None:
         report, log = self.logs / f"{case.slug}.report", self.logs / f"{case.slug}.log"
         began = time.monotonic()
         limit = 2 * self.seconds(case) + GRACE_S
-        process = self._start([case], report, log)
-        try:
-            process.wait(min(limit, deadline.left()))
-        except subprocess.TimeoutExpired:
-            stop(process)
-            if deadline.left() <= 0:
+        with self._running([case], report, log) as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(min(limit, deadline.left()))
+            if process.poll() is None and deadline.left() <= 0:
                 return  # The next run begins it again.
         seconds = time.monotonic() - began
         if process.returncode == 0 and report.exists():
@@ -179,14 +179,12 @@ class Runner:
             log = self.logs / f"{left[0].slug}.log"
             report = self.logs / f"{left[0].slug}.report"
             began = time.monotonic()
-            process = self._start(left, report, log)
             watch = _Watch(self, left, report, outcome, self.before(left))
-            while process.poll() is None and deadline.left() > 0 and not watch.late():
-                time.sleep(0.1)
-                watch.look()
-            timed_out = process.poll() is None
-            if timed_out:
-                stop(process)
+            with self._running(left, report, log) as process:
+                while process.poll() is None and deadline.left() > 0 and not watch.late():
+                    time.sleep(0.1)
+                    watch.look()
+                timed_out = process.poll() is None
             watch.look()
             if not left or deadline.left() <= 0:
                 return

@@ -7,6 +7,8 @@ import pathlib
 import sys
 import time
 
+if "PID_FILE" in os.environ:
+    pathlib.Path(os.environ["PID_FILE"]).write_text(str(os.getpid()))
 words = sys.argv[1:]
 value = {words[i]: words[i + 1] for i in range(len(words) - 1) if words[i].startswith("--")}
 path = pathlib.Path(value["--json"])

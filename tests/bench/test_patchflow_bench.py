@@ -87,7 +87,9 @@ def test_plots_every_report(tmp_path):
     assert run(*FAST, "--json", str(path), "step", "--sizes", "64,128", "--blocks", "1").returncode == 0
     out = tmp_path / "plot.svg"
     subprocess.run(
-        [sys.executable, TOP / "bench" / "plot.py", "--out", out, f"ours={path}", f"again={path}"], check=True, timeout=60
+        [sys.executable, TOP / "bench" / "plot.py", "--out", out, f"ours={path}", f"again={path}"],
+        check=True,
+        timeout=60,
     )
     drawn = xml.etree.ElementTree.parse(out).getroot()
     names = [e.text for e in drawn.iter("{http://www.w3.org/2000/svg}text")]

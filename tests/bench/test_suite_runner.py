@@ -1,6 +1,7 @@
 """The suite's plan and its runner, against a program that does as it is told."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -158,6 +159,38 @@ def test_a_deadline_ends_the_run_and_blames_no_case(runner, results, monkeypatch
     assert time.monotonic() - began < 20
     assert outcome.failed == 0
     assert statuses(results, group) == ["ok", "ok", "", ""]
+
+
+BENCH_RUN_WITH_FAKE = f"""
+import importlib.machinery, importlib.util, sys
+loader = importlib.machinery.SourceFileLoader("bench_run", {str(TOP / "bench" / "run")!r})
+module = importlib.util.module_from_spec(importlib.util.spec_from_loader("bench_run", loader))
+loader.exec_module(module)
+import suite.runner
+suite.runner.program = lambda name: {str(FAKE)!r}
+sys.exit(module.main())
+"""
+
+
+def test_a_run_that_is_told_to_end_takes_its_programs_with_it(tmp_path):
+    pid_file, out = tmp_path / "pid", tmp_path / "out"
+    environment = os.environ | {"HANG": "ulysses=4", "PID_FILE": str(pid_file)}
+    command = [sys.executable, "-c", BENCH_RUN_WITH_FAKE, out, "--gpus", "4", "--only", "^1024px-(serial|ulysses4)$"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 30
+        while not (out / "1024px-serial.json").exists():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        said, _ = process.communicate(timeout=40)
+    finally:
+        process.kill()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)
+    assert "1 measured, 0 failed, 1 to do" in said
+    assert (out / "table.md").exists()
 
 
 def test_nothing_is_blamed_where_not_even_one_rank_can_be_measured(runner, results, monkeypatch):
