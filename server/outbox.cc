@@ -30,6 +30,7 @@ std::optional<v1::GenerateImagesResponse> Outbox::Next() {
   if (end_.has_value()) {
     return std::nullopt;
   }
+  more_ = false;
   if (!accepted_sent_) {
     accepted_sent_ = true;
     v1::GenerateImagesResponse message = Message();
@@ -115,6 +116,7 @@ std::optional<v1::GenerateImagesResponse> Outbox::NextImagePart() {
     offset_ = 0;
     v1::GenerateImagesResponse message = Message();
     *message.mutable_image_header() = image_->header;
+    more_ = !image_->data.empty();
     if (image_->data.empty()) {
       image_ = nullptr;
       ++image_index_;
@@ -127,7 +129,8 @@ std::optional<v1::GenerateImagesResponse> Outbox::NextImagePart() {
   chunk->set_offset(offset_);
   chunk->set_data(image_->data.substr(offset_, chunk_bytes_));
   offset_ += chunk->data().size();
-  if (offset_ == image_->data.size()) {
+  more_ = offset_ < image_->data.size();
+  if (!more_) {
     image_ = nullptr;
     ++image_index_;
   }

@@ -25,6 +25,11 @@ class Outbox {
   // does not wait for images that are not yet sent.
   std::optional<absl::Status> end() const { return end_; }
 
+  // Whether another message is due for certain after the one that Next() made last: that one need
+  // not go out at once. Never after the first: a write that carries initial metadata and may wait
+  // is not done before another goes out (gRPC 1.51).
+  bool more() const { return more_; }
+
   Generation& generation() { return *generation_; }
 
  private:
@@ -41,6 +46,7 @@ class Outbox {
   bool accepted_sent_ = false;
   bool completed_sent_ = false;
   bool image_part_next_ = false;
+  bool more_ = false;
   Standing sent_;
   int image_index_ = 0;
   std::shared_ptr<const EncodedImage> image_;

@@ -75,8 +75,12 @@ class StreamCall final : public Stream {
         busy_ = true;
         write_began_ = Clock::now();
         WatchForSlowness();
+        grpc::WriteOptions options;
+        if (outbox_ != nullptr && outbox_->more()) {
+          options.set_buffer_hint();
+        }
         lock.unlock();
-        reactor_->StartWrite(&buffer_);
+        reactor_->StartWrite(&buffer_, options);
         return;
       }
     }

@@ -27,6 +27,15 @@ using worker::v1::ExecuteRequest;
 using worker::v1::ExecuteResponse;
 using Events = grpc::ServerWriter<ExecuteResponse>;
 
+constexpr absl::Duration kFlush = absl::Nanoseconds(1);
+
+// Of an event that others follow after `pause`. Not of the first event of a call: a write that
+// carries initial metadata and may wait is not done before another goes out (gRPC 1.51).
+grpc::WriteOptions Before(absl::Duration pause) {
+  grpc::WriteOptions options;
+  return pause > absl::ZeroDuration() ? options : options.set_buffer_hint();
+}
+
 struct Order {
   std::string fault;
   int step = 0;
@@ -272,7 +281,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
     const int64_t received_ns = NowNs();
     for (int index : request.image_indices()) {
       const int64_t text_ns = NowNs();
-      SendStep(events, index, worker::v1::JOB_PHASE_TEXT, 0);
+      SendStep(events, index, worker::v1::JOB_PHASE_TEXT, 0, kFlush);
       Sleep(options_.text_time);
       const int64_t steps_ns = NowNs();
       for (int step = 0; step < request.params().steps(); ++step) {
@@ -284,11 +293,12 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
           return grpc::Status::CANCELLED;
         }
         ++steps_;
-        SendStep(events, index, worker::v1::JOB_PHASE_DENOISE, step + 1);
+        SendStep(events, index, worker::v1::JOB_PHASE_DENOISE, step + 1, options_.step_time);
         SendPreview(events, request, index, step + 1);
       }
       const int64_t decode_ns = NowNs();
-      SendStep(events, index, worker::v1::JOB_PHASE_DECODE, request.params().steps());
+      SendStep(events, index, worker::v1::JOB_PHASE_DECODE, request.params().steps(),
+               options_.decode_time);
       Sleep(options_.decode_time);
       SendTrace(events, index, received_ns, request.params().steps(),
                 {text_ns, steps_ns, decode_ns, NowNs()});
@@ -297,12 +307,14 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
     return grpc::Status::OK;
   }
 
-  static void SendStep(Events& events, int index, worker::v1::JobPhase phase, int steps) {
+  // `pause`: until the next event.
+  static void SendStep(Events& events, int index, worker::v1::JobPhase phase, int steps,
+                       absl::Duration pause) {
     ExecuteResponse event;
     event.mutable_step()->set_image_index(index);
     event.mutable_step()->set_phase(phase);
     event.mutable_step()->set_steps_done(steps);
-    events.Write(event);
+    events.Write(event, Before(pause));
   }
 
   int64_t NowNs() const {
@@ -334,7 +346,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       }
     }
     trace.set_sent_ns(NowNs());
-    events.Write(event);
+    events.Write(event, Before(absl::ZeroDuration()));
   }
 
   static void SendPreview(Events& events, const ExecuteRequest& request, int index, int step) {
@@ -360,13 +372,13 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
     header->set_seed(request.params().seed() + static_cast<uint64_t>(index));
     header->set_total_bytes(data.size());
     header->set_sha256(Sha256(corrupt ? "something else" : data));
-    events.Write(event);
+    events.Write(event, Before(absl::ZeroDuration()));
     for (size_t offset = 0; offset < data.size(); offset += 1 << 20) {
       event.Clear();
       event.mutable_image_chunk()->set_image_index(index);
       event.mutable_image_chunk()->set_offset(offset);
       event.mutable_image_chunk()->set_data(data.substr(offset, 1 << 20));
-      events.Write(event);
+      events.Write(event, Before(absl::ZeroDuration()));
     }
     event.Clear();
     auto* done = event.mutable_image_done();

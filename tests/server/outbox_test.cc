@@ -101,6 +101,25 @@ TEST(OutboxTest, SendsImagesInOrderInChunksThatAddUp) {
   EXPECT_TRUE(outbox.end()->ok());
 }
 
+TEST(OutboxTest, SaysWhenAnotherMessageIsDueForCertain) {
+  auto generation = MakeGeneration(TestSpec("a", 2));
+  v1::StreamOptions options;
+  options.set_max_chunk_bytes(1024);
+  Outbox outbox(generation, options);
+  generation->Start();
+  AddImage(*generation, 0, 1500);
+  std::vector<bool> more;
+  for (const Event::EventCase kind : {Event::kAccepted, Event::kProgress, Event::kImageHeader,
+                                      Event::kImageChunk, Event::kImageChunk}) {
+    const auto message = outbox.Next();
+    ASSERT_TRUE(message.has_value());
+    EXPECT_EQ(message->event_case(), kind);
+    more.push_back(outbox.more());
+  }
+  EXPECT_THAT(more, ElementsAre(false, false, true, true, false));
+  EXPECT_FALSE(outbox.Next().has_value()) << "or the last one would wait for it";
+}
+
 TEST(OutboxTest, LetsProgressThroughBetweenChunks) {
   auto generation = MakeGeneration(TestSpec("a", 2));
   v1::StreamOptions options;
