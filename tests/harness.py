@@ -67,10 +67,13 @@ class Server:
         path = pathlib.Path(self.directory.name)
         (path / "config.yaml").write_text(json.dumps(config))  # JSON is YAML.
         self.log_path = path / "server.log"
+        self.launch()
+
+    def launch(self):
+        """Starts the process and connects; the log begins anew."""
+        command = [BIN / "patchflow-server", "--config", self.log_path.with_name("config.yaml")]
         with self.log_path.open("w") as log:
-            self.process = subprocess.Popen(
-                [BIN / "patchflow-server", "--config", path / "config.yaml"], stderr=log, stdout=log, cwd=TOP
-            )
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, cwd=TOP)
         try:
             self.address = self._bound("listen")
             self.metrics_address = self._bound("metrics")
