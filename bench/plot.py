@@ -2,18 +2,20 @@
 """Latency and memory against image size, from the JSON of `patchflow-bench step`, of bench/run (summary.json) and of
 bench/peers/, as SVG with logarithmic axes. Needs nothing but Python.
 
-    bench/plot.py --out FILE.svg [--memory] [--gpus N] [--slow-link] [NAME=]REPORT.json...
+    bench/plot.py --out FILE.svg [--memory] [--gpus N] [--slow-link] [--match REGEX] [NAME=]REPORT.json...
 
 A report draws a line for each kind of time it has (or of memory, with --memory); NAME replaces the file's own name in
-the legend. Of bench/run's layouts each method draws its fastest, by the milliseconds of a step when an image's time is
-shared among its steps; --gpus leaves other numbers of GPUs out, --slow-link takes those measured without P2P. Its peers
-are drawn beside; those of their rows that name a layout draw a line for each.
+the legend; --match keeps the lines whose legend does. Of bench/run's layouts each method draws its fastest, by the
+milliseconds of a step when an image's time is shared among its steps; --gpus leaves other numbers of GPUs out,
+--slow-link takes those measured without P2P. Its peers are drawn beside; those of their rows that name a layout draw a
+line for each.
 """
 
 import argparse
 import json
 import math
 import pathlib
+import re
 
 WIDTH, HEIGHT, MARGIN, LEGEND = 820, 440, 64, 320
 COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f"]
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--slow-link", action="store_true")
+    parser.add_argument("--match", default="", metavar="REGEX")
     parser.add_argument("reports", nargs="+", metavar="[NAME=]REPORT.json")
     arguments = parser.parse_args()
     series = {}
@@ -126,7 +129,7 @@ def main() -> None:
             drawn = suite_lines(name or path.stem, report, arguments.memory, arguments.gpus, not arguments.slow_link)
         else:
             drawn = lines(name or path.stem, report, MEMORY if arguments.memory else TIMES)
-        series |= drawn
+        series |= {legend: points for legend, points in drawn.items() if re.search(arguments.match, legend)}
     if not series:
         parser.error("the reports hold nothing to draw")
     arguments.out.write_text(draw(series, "GB" if arguments.memory else "ms"))

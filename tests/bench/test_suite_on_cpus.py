@@ -89,3 +89,5 @@ def test_the_plot_has_every_method(folder, tmp_path):
     methods = {case["method"] for case in cases_in(folder) if case["gpus"] == 8}
     assert len(methods) >= 12
     assert {f"ours, {method}, 8 GPUs" for method in methods} | {"ours, one GPU"} <= names
+    subprocess.run([*plot, "--match", "one GPU"], check=True, timeout=60)
+    assert len(list(xml.etree.ElementTree.parse(out).getroot().iter("{http://www.w3.org/2000/svg}circle"))) == 1
