@@ -32,6 +32,8 @@ int RunClient(int argc, const char* const* argv, Console& console, Interrupt& in
   AddUsageCommand(app, session);
   AddLoadCommand(app, session);
   AddReplayCommand(app, session);
+  AddDiagnoseCommand(app, session);
+  AddChaosCommand(app, session);
   for (CLI::App* command : app.get_subcommands({})) command->footer(ExitCodeHelp());
   try {
     app.parse(argc, argv);

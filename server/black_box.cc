@@ -121,8 +121,8 @@ ordered_json BoxOf(const Group& group, const BlackBoxes::Death& death, absl::Tim
                      {"dtype", info->model().dtype()},
                      {"load_seconds", absl::ToDoubleSeconds(FromProto(info->load_time()))}};
   }
-  if (auto running = group.running(); running != nullptr) {
-    box["request_id"] = running->spec().request_id;
+  if (const std::string id = group.last_request_id(); !id.empty()) {
+    box["request"] = {{"id", id}, {"running", group.running() != nullptr}};
   }
   if (death.since_beat >= absl::ZeroDuration()) {
     box["beat"] = BeatOf(group.last_beat(), death.since_beat);

@@ -2,9 +2,9 @@
 //
 // `patchflow diagnose` reads them. A file has: when, which group and process; how the loss was
 // found and how the process ended; the state of a process that had not ended; the request that ran
-// (its id, never its prompt); the last heartbeat with every rank's phase, step and memory; the
-// worker's own recorder (worker/black_box.h), the tail of its stderr, and the configuration of the
-// group, in which there are no secrets.
+// or was the last to run (its id, never its prompt); the last heartbeat with every rank's phase,
+// step and memory; the worker's own recorder (worker/black_box.h), the tail of its stderr, and the
+// configuration of the group, in which there are no secrets.
 #pragma once
 
 #include <cstdint>

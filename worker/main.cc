@@ -194,7 +194,8 @@ WorkerOptions OptionsOf(const WorkerFlags& flags, const LoadOptions& load, absl:
   }
   options.load = [tell, load] { return tell(LoadGroup(load)); };
   options.on_failed = [&ending, load](const absl::Status& failure) {
-    load.watch.OnFault(failure.ToString());
+    load.watch.OnFault(absl::StrCat(absl::StatusCodeToString(failure.code()), " ",
+                                    EngineReasonOf(failure), ": ", failure.message()));
     const std::optional<DeviceFault> device = FindDeviceFault(load.devices.of_rank);
     if (device.has_value()) {
       Log(LogLevel::kError, "device fault", {{"text", device->text}});

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/status_of.h"
 #include "worker/placed_engine.h"
 #include "worker/rank_record.h"
 
@@ -27,6 +28,34 @@ class WatchedEngine final : public Engine {
   const std::unique_ptr<Engine> engine_;
 };
 
+absl::StatusOr<std::unique_ptr<Engine>> Load(const RankWatch& watch, const EngineOptions& options,
+                                             const Layout& layout, const TransformerConfig& model,
+                                             World& world,
+                                             const std::shared_ptr<RankRecord>& record) {
+  std::vector<std::unique_ptr<World>> worlds;
+  World* outer = &world;
+  std::shared_ptr<RankFaults> faults;
+  if (record != nullptr) {
+    worlds.push_back(std::make_unique<RecordingWorld>(*outer, *record));
+    outer = worlds.back().get();
+  }
+  if (watch.faults != nullptr) {
+    faults = std::make_shared<RankFaults>(*watch.faults, world.rank(), options.device);
+    worlds.push_back(std::make_unique<FaultyWorld>(*outer, faults));
+    outer = worlds.back().get();
+  }
+  absl::StatusOr<std::unique_ptr<Engine>> engine = LoadPlacedEngine(options, layout, model, *outer);
+  if (!engine.ok()) return engine;
+  if (faults != nullptr) faults->At(FaultPlace::kLoad);
+  std::unique_ptr<Engine> watched = *std::move(engine);
+  if (record != nullptr) {
+    record->Enter("loaded");
+    watched = RecordEngine(std::move(watched), record);
+  }
+  if (faults != nullptr) watched = MakeFaulty(std::move(watched), faults);
+  return std::make_unique<WatchedEngine>(std::move(worlds), std::move(watched));
+}
+
 }  // namespace
 
 void RankWatch::OnFault(const std::string& why) const {
@@ -35,7 +64,10 @@ void RankWatch::OnFault(const std::string& why) const {
 
 std::function<void()> RankWatch::BeforeEncode() const {
   return [*this] {
-    if (black_box != nullptr) black_box->WatchThread("encode");
+    if (black_box != nullptr) {
+      black_box->WatchThread("encode");
+      black_box->Note("encode: begins");
+    }
     if (faults != nullptr) faults->At(FaultPlace::kEncode, 0, at::kCPU);
   };
 }
@@ -60,30 +92,14 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadWatchedEngine(const RankWatch& watch
                                                           const Layout& layout,
                                                           const TransformerConfig& model,
                                                           World& world) {
-  std::vector<std::unique_ptr<World>> worlds;
-  World* outer = &world;
   std::shared_ptr<RankRecord> record;
-  std::shared_ptr<RankFaults> faults;
   if (watch.black_box != nullptr) {
     record = std::make_shared<RankRecord>(*watch.black_box, world.rank());
-    worlds.push_back(std::make_unique<RecordingWorld>(*outer, *record));
-    outer = worlds.back().get();
   }
-  if (watch.faults != nullptr) {
-    faults = std::make_shared<RankFaults>(*watch.faults, world.rank(), options.device);
-    worlds.push_back(std::make_unique<FaultyWorld>(*outer, faults));
-    outer = worlds.back().get();
-  }
-  absl::StatusOr<std::unique_ptr<Engine>> engine = LoadPlacedEngine(options, layout, model, *outer);
-  if (!engine.ok()) return engine;
-  if (faults != nullptr) faults->At(FaultPlace::kLoad);
-  std::unique_ptr<Engine> watched = *std::move(engine);
-  if (record != nullptr) {
-    record->Enter("loaded");
-    watched = RecordEngine(std::move(watched), record);
-  }
-  if (faults != nullptr) watched = MakeFaulty(std::move(watched), faults);
-  return std::make_unique<WatchedEngine>(std::move(worlds), std::move(watched));
+  auto engine = StatusOrOfThrowing<std::unique_ptr<Engine>>(
+      [&] { return Load(watch, options, layout, model, world, record); });
+  if (!engine.ok() && record != nullptr) record->End(engine.status());
+  return engine;
 }
 
 }  // namespace patchflow
