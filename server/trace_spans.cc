@@ -52,7 +52,8 @@ class Builder {
       AddRun(record_.runs[i], RunSpan(root, i));
     }
     if (record_.ended.has_value() && record_.sent.has_value()) {
-      Add("send", ChildSpan(root, kSend), root, *record_.ended, record_.sent);
+      // While the group hears of the end too.
+      Add("send", ChildSpan(root, kSend), root, *record_.ended, record_.sent).set_row("sender");
     }
     return std::move(out_);
   }

@@ -168,6 +168,9 @@ class FakeService : public v1::ImageGenerationService::Service {
   std::function<grpc::Status(const std::string& request_id, v1::CancelGenerationResponse&)>
       on_cancel =
           [](const std::string&, v1::CancelGenerationResponse&) { return grpc::Status::OK; };
+  std::function<grpc::Status(const std::string& request_id, v1::GetGenerationTraceResponse&)>
+      on_trace =
+          [](const std::string&, v1::GetGenerationTraceResponse&) { return grpc::Status::OK; };
   std::function<grpc::Status(grpc::ServerContext&, v1::ListModelsResponse&)> on_list =
       [](grpc::ServerContext&, v1::ListModelsResponse&) { return grpc::Status::OK; };
 
@@ -209,6 +212,11 @@ class FakeService : public v1::ImageGenerationService::Service {
   grpc::Status CancelGeneration(grpc::ServerContext*, const v1::CancelGenerationRequest* request,
                                 v1::CancelGenerationResponse* response) override {
     return on_cancel(request->request_id(), *response);
+  }
+  grpc::Status GetGenerationTrace(grpc::ServerContext*,
+                                  const v1::GetGenerationTraceRequest* request,
+                                  v1::GetGenerationTraceResponse* response) override {
+    return on_trace(request->request_id(), *response);
   }
   grpc::Status ListModels(grpc::ServerContext* context, const v1::ListModelsRequest*,
                           v1::ListModelsResponse* response) override {
