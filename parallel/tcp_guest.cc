@@ -1,5 +1,6 @@
 #include "parallel/tcp_guest.h"
 
+#include <algorithm>
 #include <exception>
 
 #include "absl/strings/str_cat.h"
@@ -7,6 +8,12 @@
 #include "parallel/tcp_operation.h"
 
 namespace patchflow {
+namespace {
+
+// The host listens before anybody knows its address.
+constexpr auto kReach = std::chrono::seconds(60);
+
+}  // namespace
 
 void TcpLedger::Report(std::string what) {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -114,7 +121,8 @@ void TcpGuest::Connect() {
   if (socket_ != nullptr) {
     return;
   }
-  auto socket = std::make_unique<TcpSocket>(TcpSocket::Connect(host_.host, host_.port, Deadline()));
+  auto socket = std::make_unique<TcpSocket>(TcpSocket::Connect(
+      host_.host, host_.port, std::min(Deadline(), TcpSocket::Clock::now() + kReach)));
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     socket_ = std::move(socket);

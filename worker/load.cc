@@ -35,6 +35,7 @@ absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options
     watch.OnFault(reason);
     worlds->carriers.front()->Abort(reason);
   };
+  const int group_here = group.ranks;
   group.make_engine = [=](int rank) -> absl::StatusOr<std::unique_ptr<Engine>> {
     const auto index = static_cast<size_t>(rank);
     auto engine =
@@ -43,6 +44,10 @@ absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options
                            .device = options.devices.of_rank[index],
                            .dtype = options.devices.dtype},
                           options.layout, description.transformer, *worlds->of_rank[index]);
+    // Hosts take their time to read weights: the others' waiting is loading, not a hang.
+    if (engine.ok() && options.group_ranks > group_here) {
+      worlds->of_rank[index]->Split(-1, "loaded");
+    }
     if (!engine.ok() || !worlds->failure) return engine;
     return GuardEngine(*std::move(engine), worlds->failure);
   };
@@ -113,10 +118,9 @@ Plan PlanOf(const LoadOptions& options, const std::string& model_digest) {
           .arithmetic = ArithmeticName(options.devices.of_rank.front()),
           .dtype = options.devices.dtype_name,
           // NCCL may add in another order where a group spans hosts.
-          .layout = absl::StrCat(ToString(options.layout),
-                                 options.devices.are_gpus() && options.group_ranks > ranks
-                                     ? " over hosts"
-                                     : ""),
+          .layout = absl::StrCat(
+              ToString(options.layout),
+              options.devices.are_gpus() && options.group_ranks > ranks ? " over hosts" : ""),
           .batch_size = 1};
 }
 
@@ -180,7 +184,7 @@ absl::StatusOr<LoadedGroup> LoadGroup(const LoadOptions& options) {
 
 ShareOptions LoadShare(const LoadOptions& options) {
   const auto worlds =
-      std::make_shared<WorldMaker>(options.devices, options.group_ranks, options.first_run_timeout);
+      std::make_shared<WorldMaker>(options.devices, options.group_ranks, options.load_timeout);
   ShareOptions share;
   share.group_ranks = options.group_ranks;
   share.check = [options] { return Describe(options).status(); };

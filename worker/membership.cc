@@ -6,9 +6,6 @@
 namespace patchflow {
 namespace {
 
-// The one that runs, and the next.
-constexpr size_t kMaxAgreements = 2;
-
 absl::Status Stale(const std::string& text) {
   return WithEngineReason(absl::FailedPreconditionError(text), "STALE_EPOCH");
 }
@@ -80,7 +77,9 @@ std::shared_ptr<JobAgreement> Membership::AgreementLocked(int64_t job) {
   std::shared_ptr<JobAgreement>& agreement = agreements_[job];
   if (agreement == nullptr) agreement = std::make_shared<JobAgreement>();
   std::shared_ptr<JobAgreement> result = agreement;
-  while (agreements_.size() > kMaxAgreements) agreements_.erase(agreements_.begin());
+  // Besides the one that runs, only the last that was asked for can still come.
+  std::erase_if(agreements_,
+                [&](const auto& other) { return other.first > begun_ && other.first != job; });
   return result;
 }
 
