@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """How soon a cancellation takes effect, and what many of them leave behind.
 
-    bench/load/cancels.py [--cancels 10000] [--out FILE]
+    bench/load/cancels.py [--rounds 50] [--real-rounds 10] [--cancels 10000] [--out FILE]
 
 * A request that waits ends within 50 ms of CancelGeneration.
 * A running one ends as soon, and its group is free for the next within one step.
+* The same of a real worker: within a step of the bundled model, and within a tile while it decodes.
 * After many random cancellations nothing is left: no generation, no stream, no memory.
 """
 
@@ -54,11 +55,33 @@ def wait_for_step(call, step: int):
     raise AssertionError("the generation ended early")
 
 
+def seconds_alone(server) -> float:
+    """Of a request of one step that nothing keeps waiting, median of five."""
+    times_s = []
+    for i in range(5):
+        began = time.monotonic()
+        harness.generate(server, request_of(f"alone-{i}", 1))
+        times_s.append(time.monotonic() - began)
+    return statistics.median(times_s)
+
+
+def free_after_cancel(server, first, request_id: str, alone_s: float) -> float:
+    """Seconds from the cancellation of the running request until its group works on the next: what that takes longer than
+    alone. (The server's RUNNING does not tell: it says that the worker was called.)"""
+    after = server.stub.GenerateImages(request_of(f"after-{request_id}", 1), timeout=60)
+    next(after)
+    began = time.monotonic()
+    cancel(server, first, request_id)
+    for _ in after:
+        pass
+    return max(0, time.monotonic() - began - alone_s)
+
+
 def latencies(rounds: int) -> dict:
     """Of a queued and a running cancellation, and until the group works on the next request."""
-    pb, _ = harness.api()
     queued_s, running_s, free_s = [], [], []
     with FakeServer(1, STEP_MS) as server:
+        alone_s = seconds_alone(server)
         for i in range(rounds):
             first = server.stub.GenerateImages(request_of(f"first-{i}", 200), timeout=60)
             wait_for_step(first, 1)
@@ -67,14 +90,12 @@ def latencies(rounds: int) -> dict:
             after = server.stub.GenerateImages(request_of(f"after-{i}", 1), timeout=60)
             next(after)
             queued_s.append(cancel(server, waiting, f"waiting-{i}"))
-            began = time.monotonic()
             running_s.append(cancel(server, first, f"first-{i}"))
-            for message in after:
-                if message.WhichOneof("event") == "progress" and message.progress.state == pb.STATE_RUNNING:
-                    free_s.append(time.monotonic() - began)
-                    break
             for _ in after:
                 pass
+            first = server.stub.GenerateImages(request_of(f"second-{i}", 200), timeout=60)
+            wait_for_step(first, 1)
+            free_s.append(free_after_cancel(server, first, f"second-{i}", alone_s))
         latency = [sum(server.metric(f"patchflow_cancel_latency_seconds_{part}")) for part in ("sum", "count")]
     return {
         "rounds": rounds,
@@ -83,6 +104,37 @@ def latencies(rounds: int) -> dict:
         "running_end_s": {"median": statistics.median(running_s), "max": max(running_s)},
         "group_free_s": {"median": statistics.median(free_s), "max": max(free_s)},
         "server_says_mean_s": latency[0] / max(1, latency[1]),
+    }
+
+
+def real_worker(rounds: int) -> dict:
+    """On CPUs. A step of 256 px in the midst of denoising; a tile of the decoding of 512 px."""
+    steps_s, decode_s = [], []
+    with harness.Server([harness.Group(harness.BUNDLED)]) as server:
+        server.wait_ready()
+
+        def large(request_id: str):
+            request = request_of(request_id, 1)
+            request.image.width = request.image.height = 512
+            return request
+
+        alone_s = seconds_alone(server)
+        alone = harness.generate(server, request_of("steps", 20)).completed
+        step_s = {timing.stage: timing.duration.ToNanoseconds() / 1e9 for timing in alone.timings}["denoise"] / 20
+        timings = harness.generate(server, large("large")).completed.timings
+        whole_decode_s = {timing.stage: timing.duration.ToNanoseconds() / 1e9 for timing in timings}["vae_decode"]
+        for i in range(rounds):
+            call = server.stub.GenerateImages(request_of(f"steps-{i}", 200), timeout=120)
+            wait_for_step(call, 3)
+            steps_s.append(free_after_cancel(server, call, f"steps-{i}", alone_s))
+            call = server.stub.GenerateImages(large(f"decode-{i}"), timeout=120)
+            wait_for_step(call, 1)
+            decode_s.append(free_after_cancel(server, call, f"decode-{i}", alone_s))
+    return {
+        "step_s": step_s,
+        "free_in_steps_s": {"median": statistics.median(steps_s), "max": max(steps_s)},
+        "decode_s": whole_decode_s,
+        "free_in_decode_s": {"median": statistics.median(decode_s), "max": max(decode_s)},
     }
 
 
@@ -122,24 +174,29 @@ def leftovers(cancels: int) -> dict:
     }
 
 
-def run(rounds: int, cancels: int) -> dict:
-    times, left = latencies(rounds), leftovers(cancels)
+def run(rounds: int, cancels: int, real_rounds: int) -> dict:
+    times, real, left = latencies(rounds), real_worker(real_rounds), leftovers(cancels)
     faults = list(left["faults"])
     for what in ("queued_end_s", "running_end_s"):
         if times[what]["median"] > MAX_END_S or times[what]["max"] > MAX_END_S + MARGIN_S:
             faults.append(f"{what}: {times[what]}")
     if times["group_free_s"]["max"] > STEP_MS / 1000 + MARGIN_S:
         faults.append(f"the group was busy for {times['group_free_s']['max']:.3f} s after a cancellation")
-    return {"latencies": times, "leftovers": left, "faults": faults}
+    if real["free_in_steps_s"]["median"] > 1.5 * real["step_s"] + MARGIN_S:
+        faults.append(f"a real worker was busy for {real['free_in_steps_s']} s, its step takes {real['step_s']:.3f} s")
+    if real["free_in_decode_s"]["median"] > real["decode_s"] / 2:
+        faults.append(f"a real worker decoded on for {real['free_in_decode_s']} of {real['decode_s']:.3f} s")
+    return {"latencies": times, "real_worker": real, "leftovers": left, "faults": faults}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--real-rounds", type=int, default=10)
     parser.add_argument("--cancels", type=int, default=10_000)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args()
-    result = run(arguments.rounds, arguments.cancels)
+    result = run(arguments.rounds, arguments.cancels, arguments.real_rounds)
     write_result(arguments.out, result)
     for fault in result["faults"]:
         print(fault, file=sys.stderr)
