@@ -8,9 +8,29 @@ namespace {
 void AddTo(Traffic::Count& sum, Traffic::Count part) {
   sum.calls += part.calls;
   sum.bytes += part.bytes;
+  sum.time += part.time;
 }
 
 int64_t Bytes(const Tensor& t) { return static_cast<int64_t>(t.nbytes()); }
+
+using Clock = std::chrono::steady_clock;
+
+// An operation whose wait is timed.
+class TimedWork final : public Pending::Work {
+ public:
+  TimedWork(Pending inner, Traffic& traffic, Operation operation)
+      : inner_(std::move(inner)), traffic_(traffic), operation_(operation) {}
+  void Wait() override {
+    const Clock::time_point begin = Clock::now();
+    inner_.Wait();
+    traffic_.AddTime(operation_, Clock::now() - begin);
+  }
+
+ private:
+  Pending inner_;
+  Traffic& traffic_;
+  const Operation operation_;
+};
 
 class CountingCommunicator final : public Communicator {
  public:
@@ -21,32 +41,45 @@ class CountingCommunicator final : public Communicator {
 
   Pending AllReduceSum(const Tensor& t) override {
     traffic_.Add(Operation::kAllReduceSum, 2 * (size() - 1) * Bytes(t) / size());
-    return inner_->AllReduceSum(t);
+    return Timed(Operation::kAllReduceSum, t, [&] { return inner_->AllReduceSum(t); });
   }
   Pending AllGather(const Tensor& in, const Tensor& out) override {
     traffic_.Add(Operation::kAllGather, (size() - 1) * Bytes(in));
-    return inner_->AllGather(in, out);
+    return Timed(Operation::kAllGather, in, [&] { return inner_->AllGather(in, out); });
   }
   Pending AllToAll(const Tensor& in, const Tensor& out) override {
     traffic_.Add(Operation::kAllToAll, (size() - 1) * Bytes(in) / size());
-    return inner_->AllToAll(in, out);
+    return Timed(Operation::kAllToAll, in, [&] { return inner_->AllToAll(in, out); });
   }
   Pending Send(const Tensor& t, int peer) override {
     traffic_.Add(Operation::kSend, Bytes(t));
-    return inner_->Send(t, peer);
+    return Timed(Operation::kSend, t, [&] { return inner_->Send(t, peer); });
   }
-  Pending Recv(const Tensor& t, int peer) override { return inner_->Recv(t, peer); }
+  Pending Recv(const Tensor& t, int peer) override {
+    return Timed(Operation::kSend, t, [&] { return inner_->Recv(t, peer); });
+  }
   Pending Grouped(const std::vector<Transfer>& transfers) override {
     for (const Transfer& transfer : transfers) {
       if (transfer.kind == Transfer::Kind::kSend) {
         traffic_.Add(Operation::kSend, Bytes(transfer.tensor));
       }
     }
-    return inner_->Grouped(transfers);
+    if (transfers.empty()) return inner_->Grouped(transfers);
+    return Timed(Operation::kSend, transfers.front().tensor,
+                 [&] { return inner_->Grouped(transfers); });
   }
   void Abort(const std::string& reason) override { inner_->Abort(reason); }
 
  private:
+  template <typename Issue>
+  Pending Timed(Operation operation, const Tensor& t, const Issue& issue) {
+    if (!t.device().is_cpu()) return issue();
+    const Clock::time_point begin = Clock::now();
+    Pending pending = issue();
+    traffic_.AddTime(operation, Clock::now() - begin);
+    return Pending(std::make_unique<TimedWork>(std::move(pending), traffic_, operation));
+  }
+
   const std::unique_ptr<Communicator> inner_;
   Traffic& traffic_;
 };
@@ -59,9 +92,14 @@ void Traffic::Add(Operation operation, int64_t bytes) {
   cell.bytes.fetch_add(bytes, std::memory_order_relaxed);
 }
 
+void Traffic::AddTime(Operation operation, std::chrono::nanoseconds time) {
+  cells_[static_cast<size_t>(operation)].time_ns.fetch_add(time.count(), std::memory_order_relaxed);
+}
+
 Traffic::Count Traffic::Of(Operation operation) const {
   const Cell& cell = cells_[static_cast<size_t>(operation)];
-  return {cell.calls.load(std::memory_order_relaxed), cell.bytes.load(std::memory_order_relaxed)};
+  return {cell.calls.load(std::memory_order_relaxed), cell.bytes.load(std::memory_order_relaxed),
+          std::chrono::nanoseconds(cell.time_ns.load(std::memory_order_relaxed))};
 }
 
 Traffic::Count Traffic::Total() const {
@@ -100,6 +138,15 @@ Traffic::Count CountingWorld::Of(std::string_view name, Operation operation) con
     if (of == name) {
       AddTo(total, traffic->Of(operation));
     }
+  }
+  return total;
+}
+
+Traffic::Count CountingWorld::Total(Operation operation) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Traffic::Count total;
+  for (const auto& [of, traffic] : traffic_) {
+    AddTo(total, traffic->Of(operation));
   }
   return total;
 }

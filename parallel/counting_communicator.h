@@ -1,8 +1,9 @@
-// Counts what a rank sends.
+// Counts what a rank sends, and how long it waits for that.
 #pragma once
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -22,14 +23,18 @@ enum class Operation { kAllReduceSum, kAllGather, kAllToAll, kSend, kCount };
 //   all-gather  (n - 1) times the input
 //   all-to-all  (n - 1) / n of the input
 //   send        the tensor, alone or grouped; receives are not counted
-// Thread-safe.
+// Times are of the host: in the call that issues the operation, and in the wait for it, which is
+// what communication costs a rank on CPUs. Receives count as sends. Not between GPUs, where the
+// host waits for nothing. Thread-safe.
 class Traffic {
  public:
   struct Count {
     int64_t calls = 0;
     int64_t bytes = 0;
+    std::chrono::nanoseconds time{0};
   };
   void Add(Operation operation, int64_t bytes);
+  void AddTime(Operation operation, std::chrono::nanoseconds time);
   Count Of(Operation operation) const;
   Count Total() const;
 
@@ -37,6 +42,7 @@ class Traffic {
   struct Cell {
     std::atomic<int64_t> calls{0};
     std::atomic<int64_t> bytes{0};
+    std::atomic<int64_t> time_ns{0};
   };
   std::array<Cell, static_cast<size_t>(Operation::kCount)> cells_;
 };
@@ -54,6 +60,8 @@ class CountingWorld final : public World {
   Traffic::Count Of(std::string_view name) const;
   Traffic::Count Of(std::string_view name, Operation operation) const;
   Traffic::Count Total() const;
+  // Over all communicators.
+  Traffic::Count Total(Operation operation) const;
 
  private:
   World& inner_;

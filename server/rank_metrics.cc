@@ -1,5 +1,7 @@
 #include "server/rank_metrics.h"
 
+#include <utility>
+
 namespace patchflow {
 namespace {
 
@@ -21,6 +23,11 @@ RankMetrics::RankMetrics(prometheus::Registry& registry) {
                          "Bytes that a rank sent to others since its worker started.");
   communication_total_ = counter("patchflow_communication_bytes_total",
                                  "Bytes that a rank sent to others, over all its workers.");
+  communication_time_ =
+      counter("patchflow_comm_duration_seconds_total",
+              "Time that a rank waited for others, by operation. Not between GPUs.");
+  operations_ = counter("patchflow_comm_operations_total",
+                        "Operations between ranks that were waited for. Not between GPUs.");
   rank_info_ = gauge("patchflow_rank_info", "1, with the rank's device.");
   config_info_ = gauge("patchflow_config_info", "1, with what a group runs.");
   rank_up_ = gauge("patchflow_rank_up", "1 while the rank's worker sends heartbeats.");
@@ -31,18 +38,37 @@ RankMetrics::RankMetrics(prometheus::Registry& registry) {
 
 void RankMetrics::Beat(const std::string& group, const worker::v1::WatchResponse& beat) {
   std::lock_guard<std::mutex> lock(mutex_);
-  std::map<int, uint64_t> before;
+  std::map<int, worker::v1::RankStatus> before;
   for (const auto& rank : beats_[group].beat.ranks()) {
-    before[rank.rank()] = rank.communication_bytes();
+    before[rank.rank()] = rank;
   }
   for (const auto& rank : beat.ranks()) {
+    CountOperations(group, before[rank.rank()], rank);
     const uint64_t sent = rank.communication_bytes();
-    const uint64_t last = before[rank.rank()];
+    const uint64_t last = before[rank.rank()].communication_bytes();
     communication_total_->Add({{"group", group}, {"rank", std::to_string(rank.rank())}})
         .Increment(
             static_cast<double>(sent >= last ? sent - last : sent));  // A new worker: from 0.
   }
   beats_[group] = {Clock::now(), beat};
+}
+
+void RankMetrics::CountOperations(const std::string& group, const worker::v1::RankStatus& before,
+                                  const worker::v1::RankStatus& now) {
+  std::map<std::string, std::pair<int64_t, double>> counted;
+  for (const auto& time : before.communication_times()) {
+    counted[time.operation()] = {time.calls(), absl::ToDoubleSeconds(FromProto(time.time()))};
+  }
+  for (const auto& time : now.communication_times()) {
+    const prometheus::Labels labels{
+        {"group", group}, {"rank", std::to_string(now.rank())}, {"op", time.operation()}};
+    const double seconds = absl::ToDoubleSeconds(FromProto(time.time()));
+    const auto [calls_before, seconds_before] = counted[time.operation()];
+    const bool same_worker = time.calls() >= calls_before && seconds >= seconds_before;
+    operations_->Add(labels).Increment(
+        static_cast<double>(time.calls() - (same_worker ? calls_before : 0)));
+    communication_time_->Add(labels).Increment(seconds - (same_worker ? seconds_before : 0));
+  }
 }
 
 void RankMetrics::Describe(const std::string& group, const worker::v1::DescribeResponse& info) {

@@ -26,6 +26,10 @@ class RankMetrics {
   void Refresh();
 
  private:
+  // Counts on from the beat before; a new worker begins at 0.
+  void CountOperations(const std::string& group, const worker::v1::RankStatus& before,
+                       const worker::v1::RankStatus& now);
+
   struct LastBeat {
     Clock::time_point when;
     worker::v1::WatchResponse beat;
@@ -34,6 +38,8 @@ class RankMetrics {
   prometheus::Family<prometheus::Gauge>* memory_;
   prometheus::Family<prometheus::Gauge>* communication_;
   prometheus::Family<prometheus::Counter>* communication_total_;
+  prometheus::Family<prometheus::Counter>* communication_time_;
+  prometheus::Family<prometheus::Counter>* operations_;
   prometheus::Family<prometheus::Gauge>* rank_info_;
   prometheus::Family<prometheus::Gauge>* config_info_;
   prometheus::Family<prometheus::Gauge>* rank_up_;

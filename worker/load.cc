@@ -73,6 +73,19 @@ absl::StatusOr<absl::Duration> WarmUp(const LoadOptions& options, RankGroup& gro
   return absl::Now() - start;
 }
 
+// Of ranks on CPUs: see Traffic.
+std::vector<CommunicationTime> CommunicationTimesOf(const CountingWorld& world) {
+  std::vector<CommunicationTime> times;
+  for (const auto& [operation, name] : {std::pair{Operation::kAllReduceSum, "allreduce"},
+                                        {Operation::kAllGather, "allgather"},
+                                        {Operation::kAllToAll, "all2all"},
+                                        {Operation::kSend, "p2p"}}) {
+    const Traffic::Count count = world.Total(operation);
+    times.push_back({name, count.calls, absl::FromChrono(count.time)});
+  }
+  return times;
+}
+
 std::function<std::vector<RankFigures>()> FiguresOf(const LoadOptions& options,
                                                     const SharedWorlds& worlds) {
   const std::vector<at::Device> devices = options.devices.of_rank;
@@ -87,6 +100,9 @@ std::function<std::vector<RankFigures>()> FiguresOf(const LoadOptions& options,
                          .memory_peak_bytes = memory.highest_bytes,
                          .memory_total_bytes = total_bytes,
                          .communication_bytes = worlds->of_rank[rank]->Total().bytes,
+                         .communication_times = devices[rank].is_cpu()
+                                                    ? CommunicationTimesOf(*worlds->of_rank[rank])
+                                                    : std::vector<CommunicationTime>(),
                          .device = name});
     }
     return figures;

@@ -27,12 +27,20 @@ struct Offer {
   absl::Duration warmup_time;  // Of that.
 };
 
+// What a rank waited for one kind of operation between ranks.
+struct CommunicationTime {
+  const char* operation;  // As worker.proto says.
+  int64_t calls = 0;
+  absl::Duration time;
+};
+
 struct RankFigures {
   RankPosition position;
   int64_t memory_used_bytes = 0;
   int64_t memory_peak_bytes = 0;  // Since the start.
   int64_t memory_total_bytes = 0;
-  int64_t communication_bytes = 0;  // Sent since the start.
+  int64_t communication_bytes = 0;                     // Sent since the start.
+  std::vector<CommunicationTime> communication_times;  // Since the start; empty between GPUs.
   std::string device;
 };
 

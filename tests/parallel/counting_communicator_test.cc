@@ -3,6 +3,9 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
+#include <chrono>
+#include <thread>
+
 #include "tests/parallel/run_ranks.h"
 
 namespace patchflow {
@@ -45,6 +48,27 @@ TEST(CountingCommunicatorTest, CountsSendsAndNotReceives) {
     ExpectCount(world.Of("edge"), rank.index() == 0 ? 1 : 0, rank.index() == 0 ? 20 : 0);
     ExpectCount(world.Of("both", Operation::kSend), 1, 12);
     ExpectCount(world.Total(), rank.index() == 0 ? 2 : 1, rank.index() == 0 ? 32 : 12);
+  });
+}
+
+TEST(CountingCommunicatorTest, TimesWhatARankWaits) {
+  using std::chrono::milliseconds;
+  RunRanks(2, [](const Rank& rank) {
+    CountingWorld world(rank.world);
+    const auto all = world.Split(0, "all");
+    const auto edge = world.Split(0, "edge");
+    const Tensor t = at::zeros({4});
+    if (rank.index() == 1) std::this_thread::sleep_for(milliseconds(50));
+    all->AllReduceSum(t).Wait();
+    if (rank.index() == 0) std::this_thread::sleep_for(milliseconds(50));
+    (rank.index() == 0 ? edge->Send(t, 1) : edge->Recv(t, 0)).Wait();
+    const auto reduce = world.Total(Operation::kAllReduceSum).time;
+    const auto send = world.Total(Operation::kSend).time;
+    EXPECT_GE(rank.index() == 0 ? reduce : send, milliseconds(30)) << "waited for the other";
+    EXPECT_LT(rank.index() == 0 ? send : reduce, milliseconds(30));
+    EXPECT_EQ(world.Total(Operation::kAllGather).time.count(), 0);
+    EXPECT_EQ(world.Total().time, reduce + send);
+    EXPECT_EQ(world.Of("all").time, reduce);
   });
 }
 

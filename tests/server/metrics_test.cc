@@ -211,6 +211,28 @@ TEST_F(MetricsTest, CountsCommunicationOnAcrossWorkers) {
   EXPECT_EQ(sent(30), 180) << "a new worker counts from 0";
 }
 
+TEST_F(MetricsTest, CountsTheTimeOfOperationsOnAcrossWorkers) {
+  worker::v1::WatchResponse beat;
+  beat.add_ranks()->set_rank(1);
+  const auto waited = [&](int64_t calls, int64_t ms) {
+    auto& rank = *beat.mutable_ranks(0);
+    rank.clear_communication_times();
+    auto& time = *rank.add_communication_times();
+    time.set_operation("all2all");
+    time.set_calls(calls);
+    *time.mutable_time() = ToProto(absl::Milliseconds(ms));
+    metrics_.ranks().Beat("g", beat);
+    const auto samples = Scrape().samples;
+    const std::string labels = R"({group="g",op="all2all",rank="1"})";
+    EXPECT_EQ(samples.count("patchflow_comm_duration_seconds_total" + labels), 1U);
+    return std::pair(samples.at("patchflow_comm_operations_total" + labels),
+                     samples.at("patchflow_comm_duration_seconds_total" + labels));
+  };
+  EXPECT_EQ(waited(2, 500), std::pair(2.0, 0.5));
+  EXPECT_EQ(waited(6, 750), std::pair(6.0, 0.75));
+  EXPECT_EQ(waited(1, 250), std::pair(7.0, 1.0)) << "a new worker counts from 0";
+}
+
 TEST_F(MetricsTest, TellsOnlyWhatAGroupRunsNow) {
   worker::v1::DescribeResponse info;
   info.set_layout("ring=2");

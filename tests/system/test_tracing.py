@@ -131,6 +131,22 @@ def test_the_export_is_counted(traced, collector):
     assert float(samples['patchflow_traces_dropped_total{reason="queue_full"}']) == 0
 
 
+def test_the_time_that_ranks_wait_for_each_other_is_counted(traced):
+    draw(traced, "waited-1")
+    deadline = time.monotonic() + 10
+    waited = {}
+    while time.monotonic() < deadline and not (waited and min(waited.values()) > 0):
+        with urllib.request.urlopen(f"http://{traced.metrics_address}/metrics", timeout=10) as response:
+            samples = dict(line.rsplit(" ", 1) for line in response.read().decode().splitlines() if line[0] != "#")
+        waited = {
+            name: float(value)
+            for name, value in samples.items()
+            if name.startswith("patchflow_comm_duration_seconds_total{") and 'op="all2all"' in name
+        }
+        time.sleep(0.2)
+    assert len(waited) == 2 and 0 < min(waited.values()) and max(waited.values()) < 60, waited
+
+
 def show(server, request_id: str) -> subprocess.CompletedProcess:
     command = [harness.BIN / "patchflow", "trace", request_id, "--server", server.address]
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
