@@ -189,7 +189,13 @@ absl::StatusOr<Generated> OneRankEngine::Make(const ImageRequest& request, const
 
   monitor.Enter(Phase::kDecode);
   const Tensor pixels = Decode(latents, sampler.num_steps(), monitor);
-  if (pixels.defined()) result.image = ImageFromTensor(pixels.squeeze(0));
+  if (pixels.defined()) {
+    result.image = ImageFromTensor(pixels.squeeze(0));
+    if (!result.image.has_value()) {
+      return WithEngineReason(absl::InternalError("the pixels are not finite"),
+                              "NON_FINITE_OUTPUT");
+    }
+  }
   result.times.decode = watch.Lap();
   result.peak_memory_bytes = MemoryOf(device).peak_bytes;
   return result;

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace patchflow {
 namespace {
@@ -11,7 +12,7 @@ constexpr int64_t kBandBytes = int64_t{64} << 20;
 
 }  // namespace
 
-Image ImageFromTensor(const at::Tensor& pixels_3HW) {
+std::optional<Image> ImageFromTensor(const at::Tensor& pixels_3HW) {
   const int64_t height = pixels_3HW.size(1);
   const int64_t width = pixels_3HW.size(2);
   Image image;
@@ -28,6 +29,8 @@ Image ImageFromTensor(const at::Tensor& pixels_3HW) {
         pixels_3HW.narrow(1, top, count)
             .permute({1, 2, 0})
             .to(at::kFloat, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
+    // Of finite pixels, which are small, so is the sum: one number instead of a mask of the band.
+    if (!std::isfinite(band.sum().item<float>())) return std::nullopt;
     band.mul_(0.5).add_(0.5).clamp_(0, 1).mul_(255).round_();
     host.narrow(0, top, count).copy_(band.to(at::kByte));
   }

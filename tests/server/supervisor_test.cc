@@ -98,6 +98,7 @@ class SupervisorTest : public ::testing::Test {
     };
     options.binary = folder_.path("worker");
     options.socket = folder_.path("socket");
+    options.black_boxes = &boxes_;
     options.on_given_up = [this](const std::string& why) {
       std::lock_guard<std::mutex> lock(mutex_);
       given_up_ = why;
@@ -124,6 +125,7 @@ class SupervisorTest : public ::testing::Test {
   }
 
   ScratchFolder folder_;
+  BlackBoxes boxes_{{.directory = folder_.path("boxes")}};
   Heart heart_;
   Supervision rules_;
   Group group_{
@@ -233,6 +235,55 @@ TEST_F(SupervisorTest, ReplacesAWorkerThatDoesNotLoadInTime) {
   Supervise();
   ASSERT_TRUE(Eventually([&] { return group_.losses()[LossKind::kLoadTimeout] >= 1; }));
   EXPECT_EQ(group_.state(), GroupState::kStarting) << "it never served";
+}
+
+// "exit STATUS" of one life after another; the last one for all that follow.
+std::string EndsWith(const ScratchFolder& folder, const std::vector<int>& statuses) {
+  std::string body = absl::StrCat("n=$(wc -l <", folder.path("pids"), ")\n");
+  for (size_t i = 0; i < statuses.size(); ++i) {
+    absl::StrAppend(&body, "[ $n -gt ", i + 1, " ] || exit ", statuses[i], "\n");
+  }
+  return absl::StrCat(body, "exit ", statuses.back());
+}
+
+TEST_F(SupervisorTest, ABrokenDeviceTakesItsGroupOutOfServiceForGood) {
+  Program("exit 3");
+  heart_.beats = false;
+  Supervise();
+  ASSERT_TRUE(Eventually([&] { return group_.state() == GroupState::kFailed; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_EQ(Pids().size(), 1U) << "no other start";
+  EXPECT_EQ(given_up(), "") << "the process serves other groups, and is not started again";
+  EXPECT_EQ(group_.losses()[LossKind::kSickDevice], 1);
+  EXPECT_THAT(group_.failure(), HasSubstr("a device of the group is broken"));
+}
+
+TEST_F(SupervisorTest, TheSameStickyErrorTwiceTakesItsGroupOutOfService) {
+  Program(EndsWith(folder_, {100, 119, 1, 100, 100}));
+  heart_.beats = false;
+  rules_.max_failures = 100;
+  Supervise();
+  ASSERT_TRUE(Eventually([&] { return group_.state() == GroupState::kFailed; }));
+  EXPECT_EQ(Pids().size(), 5U) << "other errors in between do not count";
+  EXPECT_THAT(group_.failure(), HasSubstr("CUDA error 700 to two workers in a row"));
+  EXPECT_EQ(group_.losses()[LossKind::kSickDevice], 1);
+}
+
+TEST_F(SupervisorTest, LeavesABlackBoxOfEveryLoss) {
+  Program("echo last words >&2\nexec sleep 1000");
+  Supervise();
+  ASSERT_TRUE(Serves());
+  group_.SetRunning(group_.WaitServing()->epoch, MakeGeneration(TestSpec("request-7")), [] {});
+  kill(Pids().at(0), SIGKILL);
+  ASSERT_TRUE(Starts(2));
+  std::string box;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_.path("boxes"))) {
+    box = folder_.Read("boxes/" + entry.path().filename().string());
+  }
+  for (const char* part : {"process_ended", "request-7", "last words", "\"signal\": 9",
+                           "WORKER_STATE_READY", "shapes"}) {
+    EXPECT_THAT(box, HasSubstr(part));
+  }
 }
 
 TEST_F(SupervisorTest, StopsItsWorkerAtTheEnd) {

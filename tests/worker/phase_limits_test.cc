@@ -26,6 +26,14 @@ TEST(PhaseLimitsTest, AShortPauseIsGrantedTenSeconds) {
   EXPECT_EQ(limits.Limit(Square(256), Phase::kDenoise), absl::Seconds(10));
 }
 
+TEST(PhaseLimitsTest, TheLeastThatIsGrantedCanBeSet) {
+  PhaseLimits limits(absl::Seconds(120), absl::Seconds(3));
+  limits.Record(Square(256), Phase::kDenoise, absl::Milliseconds(50));
+  limits.Record(Square(256), Phase::kText, absl::Milliseconds(50));
+  EXPECT_EQ(limits.Limit(Square(256), Phase::kDenoise), absl::Seconds(3));
+  EXPECT_EQ(limits.Limit(Square(256), Phase::kText), absl::Seconds(3));
+}
+
 TEST(PhaseLimitsTest, ALongPauseIsGrantedTenMedians) {
   PhaseLimits limits(absl::Seconds(120));
   for (const int seconds : {2, 3, 600}) {

@@ -1,0 +1,124 @@
+#include "server/worker_process.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "server/device_judge.h"
+#include "server/tail.h"
+#include "tests/server/generations.h"
+
+namespace patchflow {
+namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::StartsWith;
+
+std::unique_ptr<WorkerProcess> Shell(const std::string& script) {
+  return *WorkerProcess::Start({"/bin/sh", "-c", script});
+}
+
+ProcessEnd EndOf(WorkerProcess& process) {
+  EXPECT_TRUE(Eventually([&] { return process.Poll().has_value(); }));
+  return *process.Poll();
+}
+
+TEST(WorkerProcessTest, KeepsTheLastWords) {
+  auto process = Shell("echo to stdout; echo to stderr >&2; printf 'and no end'; exit 7");
+  const ProcessEnd end = EndOf(*process);
+  EXPECT_EQ(end.status, 7);
+  EXPECT_EQ(end.text, "exit status 7");
+  EXPECT_GT(end.memory_peak_bytes, 100 << 10);
+  EXPECT_THAT(process->LastLines(), ElementsAre("to stdout", "to stderr", "and no end"));
+}
+
+TEST(WorkerProcessTest, KeepsNoMoreThanTheLastWords) {
+  auto process = Shell("i=0; while [ $i -lt 9000 ]; do echo line $i; i=$((i+1)); done");
+  EndOf(*process);
+  const auto lines = process->LastLines();
+  EXPECT_EQ(lines.back(), "line 8999");
+  EXPECT_LT(lines.size(), Tail::kMaxBytes / 8);
+}
+
+TEST(WorkerProcessTest, TellsAStoppedProcessFromOneThatRuns) {
+  auto process = Shell("sleep 100");
+  EXPECT_TRUE(Eventually([&] { return process->State().rfind("S", 0) == 0; }));
+  process->Signal(SIGSTOP);
+  EXPECT_TRUE(Eventually([&] { return process->State() == "T (stopped)"; }));
+  process->Signal(SIGKILL);
+  EXPECT_EQ(EndOf(*process).signal, SIGKILL);
+  EXPECT_EQ(process->State(), "");
+}
+
+TEST(WorkerProcessTest, KnowsWhatAWorkersExitStatusMeans) {
+  EXPECT_TRUE(EndOf(*Shell("exit 2")).refused);
+  EXPECT_TRUE(EndOf(*Shell("exit 3")).sick_device());
+  EXPECT_EQ(EndOf(*Shell("exit 119")).sticky_error(), 719);
+  const ProcessEnd failed = EndOf(*Shell("exit 1"));
+  EXPECT_FALSE(failed.refused || failed.sick_device() || failed.sticky_error() != 0);
+  EXPECT_EQ(EndOf(*Shell("kill -9 $$")).sticky_error(), 0);
+}
+
+TEST(WorkerProcessTest, TheCommandLineHasEveryWatchdog) {
+  GroupConfig group;
+  group.model = "/models/a";
+  Supervision rules;
+  rules.load_timeout = absl::Seconds(100);
+  rules.first_run_timeout = absl::Seconds(7);
+  rules.phase_timeout = absl::Seconds(3);
+  const auto words = WorkerCommand("worker", group, "/run/0.1", rules);
+  std::string line;
+  for (const std::string& word : words) line += word + " ";
+  for (const char* part : {"--load-timeout 90 ", "--first-run-timeout 7 ", "--phase-timeout 3 ",
+                           "--black-box /run/0.1.recorder "}) {
+    EXPECT_THAT(line, ::testing::HasSubstr(part));
+  }
+  EXPECT_THAT(words, ::testing::Not(Contains(StartsWith("--fault"))));
+  EXPECT_THAT(WorkerCommand("worker", group, "/run/0.1", rules, "/run/orders"),
+              Contains("--fault-orders"));
+}
+
+TEST(TailTest, DropsWhatNobodyReadsAndGoesOn) {
+  int from[2];
+  int to[2];
+  ASSERT_EQ(pipe2(from, O_CLOEXEC), 0);
+  ASSERT_EQ(pipe2(to, O_CLOEXEC | O_NONBLOCK), 0);
+  while (write(to[1], "x", 1) == 1) {
+  }
+  Tail tail(from[0], to[1]);
+  const std::string line = "said to a log that is full\n";
+  ASSERT_EQ(write(from[1], line.data(), line.size()), static_cast<ssize_t>(line.size()));
+  close(from[1]);
+  tail.Finish();
+  EXPECT_THAT(tail.Lines(), ElementsAre("said to a log that is full"));
+  close(to[0]);
+  close(to[1]);
+}
+
+ProcessEnd WithStatus(int status) {
+  ProcessEnd end;
+  end.status = status;
+  return end;
+}
+
+TEST(DeviceJudgeTest, BelievesAWorkerThatADeviceIsBroken) {
+  EXPECT_NE(DeviceJudge().Judge(WithStatus(3), 0), "");
+  EXPECT_EQ(DeviceJudge().Judge(WithStatus(1), 0), "");
+  EXPECT_EQ(DeviceJudge().Judge(std::nullopt, 4), "");
+}
+
+TEST(DeviceJudgeTest, TakesTheSameStickyErrorTwiceInARow) {
+  DeviceJudge judge;
+  EXPECT_EQ(judge.Judge(WithStatus(100), 0), "");
+  EXPECT_EQ(judge.Judge(WithStatus(100), 0), "") << "a job was completed in between";
+  EXPECT_EQ(judge.Judge(WithStatus(110), 1), "") << "another error";
+  EXPECT_EQ(judge.Judge(std::nullopt, 2), "");
+  EXPECT_EQ(judge.Judge(WithStatus(110), 3), "") << "not in a row";
+  EXPECT_NE(judge.Judge(WithStatus(110), 4), "");
+}
+
+}  // namespace
+}  // namespace patchflow
