@@ -236,7 +236,9 @@ std::optional<JoinedLife::Fault> JoinedLife::Proceed(const std::vector<Pulse>& p
     return std::nullopt;
   }
   const auto all = [&](auto&& holds) { return std::all_of(pulses.begin(), pulses.end(), holds); };
-  TellToLeave(pulses, parts_.lost_epoch);
+  if (TellToLeave(pulses, parts_.lost_epoch)) {
+    return std::nullopt;
+  }
   if (!all([](const Pulse& pulse) { return pulse.beaten && !pulse.ended; })) {
     TellWhoIsMissing(pulses);
     return std::nullopt;
@@ -393,10 +395,11 @@ std::optional<JoinedLife::Fault> JoinedLife::Greet() {
   return std::nullopt;
 }
 
-void JoinedLife::TellToLeave(const std::vector<Pulse>& pulses, uint64_t last_epoch) {
+bool JoinedLife::TellToLeave(const std::vector<Pulse>& pulses, uint64_t last_epoch) {
   worker::v1::LeaveRequest request;
   request.mutable_ownership()->set_owner(parts_.owner);
   request.set_why("its group is formed anew");
+  bool any = false;
   for (size_t i = 0; i < clients_.size(); ++i) {
     const worker::v1::WatchResponse& beat = pulses[i].beat;
     if (!pulses[i].beaten || pulses[i].ended || beat.epoch() == 0 || beat.epoch() > last_epoch ||
@@ -408,7 +411,9 @@ void JoinedLife::TellToLeave(const std::vector<Pulse>& pulses, uint64_t last_epo
     LogInfo("worker told to leave", {{"group", parts_.group.config().name},
                                      {"address", members_[i].address},
                                      {"answer", told.ToString()}});
+    any = true;
   }
+  return any;
 }
 
 void JoinedLife::TellWhoIsMissing(const std::vector<Pulse>& pulses) {

@@ -85,8 +85,8 @@ class JoinedLife {
   std::optional<Fault> JoinAll(const std::string& world_id);
   std::optional<Fault> TakeOver();
   std::optional<Fault> Greet();
-  // Those that are in a world of an epoch up to this one.
-  void TellToLeave(const std::vector<Pulse>& pulses, uint64_t last_epoch);
+  // Those that are in a world of an epoch up to this one. Whether there were any.
+  bool TellToLeave(const std::vector<Pulse>& pulses, uint64_t last_epoch);
   // Of all, if they fit together.
   std::optional<Fault> Describe(std::vector<worker::v1::DescribeResponse>& infos);
   void NewEpoch(const std::vector<Pulse>& pulses);
