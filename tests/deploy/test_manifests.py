@@ -174,6 +174,18 @@ def test_the_front_end_has_no_gpu_and_is_probed_over_grpc(source):
 
 
 @sources
+def test_workers_are_probed_over_grpc_where_they_listen(source):
+    for pod in pods(objects(source)):
+        if is_frontend(pod):
+            continue
+        inner = container(pod)
+        [port] = [port["containerPort"] for port in inner["ports"] if port["name"] == "worker"]
+        assert any(argument.endswith(f":{port}") for argument in inner["args"] if argument.startswith("--listen="))
+        for probe, service in {"startupProbe": "liveness", "readinessProbe": "readiness", "livenessProbe": "liveness"}.items():
+            assert inner[probe]["grpc"] == {"port": port, "service": service}
+
+
+@sources
 def test_the_grace_period_covers_the_drain(source):
     everything = objects(source)
     [pod] = [pod for pod in pods(everything) if is_frontend(pod)]

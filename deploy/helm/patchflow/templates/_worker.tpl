@@ -36,6 +36,9 @@ spec:
         - --device={{ $group.device }}
         - --dtype={{ $group.dtype }}
         - --ranks={{ $group.ranks }}
+        {{- if gt (int $group.nodes) 1 }}
+        - --group-ranks={{ mul $group.ranks $group.nodes }}
+        {{- end }}
         {{- with $group.layout }}
         - --layout={{ include "patchflow.layout" . }}
         {{- end }}
@@ -96,19 +99,19 @@ spec:
 {{- end }}
 
 {{/*
-A worker says how it is in its own service, which the front end watches every half second; a kubelet can only see that it
-listens, which it does from the start, and that the process has ended, which it does itself on any fault.
+A worker answers grpc.health.v1 where it listens: "liveness" from the start until it has failed, "readiness" while it takes
+jobs or waits for its place in a group. The front end watches it every half second besides, ready or not.
 */}}
 {{- define "patchflow.workerProbes" -}}
 startupProbe:
-  tcpSocket: {port: worker}
+  grpc: {port: {{ .Values.worker.port }}, service: liveness}
   periodSeconds: 2
   failureThreshold: 60
 readinessProbe:
-  tcpSocket: {port: worker}
+  grpc: {port: {{ .Values.worker.port }}, service: readiness}
   periodSeconds: 5
 livenessProbe:
-  tcpSocket: {port: worker}
+  grpc: {port: {{ .Values.worker.port }}, service: liveness}
   periodSeconds: 10
   failureThreshold: 3
 {{- end }}
