@@ -22,7 +22,8 @@ void WorkerHealth::Follow(const std::stop_token& stop) {
 }
 
 void WorkerHealth::Tell(WorkerState state) {
-  const bool ready = state == WorkerState::kReady || state == WorkerState::kBusy;
+  const bool ready =
+      state == WorkerState::kReady || state == WorkerState::kBusy || state == WorkerState::kWaiting;
   for (const char* service : {"", "readiness", "patchflow.worker.v1.WorkerService"}) {
     health_.SetServingStatus(service, ready);
   }

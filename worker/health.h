@@ -11,9 +11,10 @@
 namespace patchflow {
 
 // "liveness" is SERVING until the worker has failed. "readiness", "" and the name of its service
-// are SERVING while it takes or runs a job. They follow the worker's state at once, on a thread of
-// this object's own. gRPC answers the calls (grpc::EnableDefaultHealthCheckService() before the
-// server is built), as NOT_FOUND for other names.
+// are SERVING while it takes or runs a job, or waits for its place in a group. They follow the
+// worker's state at once, on a thread of this object's own. gRPC answers the calls
+// (grpc::EnableDefaultHealthCheckService() before the server is built), as NOT_FOUND for other
+// names.
 class WorkerHealth {
  public:
   // Both must outlive this, and `health` be the server's own.

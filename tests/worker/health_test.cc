@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <future>
 #include <string>
 
@@ -9,6 +10,7 @@
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "tests/worker/fake_group.h"
 #include "tests/worker/scratch.h"
+#include "worker/worker_service.h"
 
 namespace patchflow {
 namespace {
@@ -33,10 +35,12 @@ class WorkerHealthTest : public ::testing::Test {
     };
     options.on_failed = [](const absl::Status&) {};
     worker_ = std::make_unique<Worker>(std::move(options));
+    service_ = std::make_unique<WorkerService>(*worker_);
     grpc::EnableDefaultHealthCheckService(true);
     const std::string address = "unix:" + (scratch_.path() / "socket").string();
     grpc::ServerBuilder builder;
     builder.AddListeningPort(address, grpc::InsecureServerCredentials());
+    builder.RegisterService(service_.get());
     server_ = builder.BuildAndStart();
     health_ = std::make_unique<WorkerHealth>(*worker_, *server_->GetHealthCheckService());
     stub_ = Health::NewStub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
@@ -69,6 +73,7 @@ class WorkerHealthTest : public ::testing::Test {
   Scratch scratch_;
   std::promise<absl::Status> loaded_;
   std::unique_ptr<Worker> worker_;
+  std::unique_ptr<WorkerService> service_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<WorkerHealth> health_;
   std::unique_ptr<Health::Stub> stub_;
@@ -84,6 +89,30 @@ TEST_F(WorkerHealthTest, IsAliveButNotReadyWhileItLoads) {
   EXPECT_TRUE(Becomes("readiness", kServing));
   EXPECT_EQ(Check(""), kServing);
   EXPECT_EQ(Check("patchflow.worker.v1.WorkerService"), kServing);
+}
+
+TEST(WorkerHealthOfAShareTest, IsReadyWhileItWaitsForItsPlace) {
+  WorkerOptions options;
+  options.ranks = 1;
+  options.process_start = absl::Now();
+  options.share = ShareOptions{.group_ranks = 2,
+                               .check = [] { return absl::OkStatus(); },
+                               .make_world = nullptr,
+                               .load = nullptr};
+  options.on_failed = [](const absl::Status&) {};
+  Worker worker(std::move(options));
+  for (int i = 0; i < 5000 && worker.Describe().state != WorkerState::kWaiting; ++i) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  struct Noted final : grpc::HealthCheckServiceInterface {
+    void SetServingStatus(const std::string& service, bool serving) override {
+      if (service == "readiness") ready = serving;
+    }
+    void SetServingStatus(bool) override {}
+    std::atomic<bool> ready = false;
+  } noted;
+  const WorkerHealth health(worker, noted);
+  EXPECT_TRUE(noted.ready);
 }
 
 TEST_F(WorkerHealthTest, IsNotAliveOnceItHasFailed) {
