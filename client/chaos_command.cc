@@ -64,7 +64,7 @@ int Run(const Options& options, Session& session) {
       outcomes.push_back(*std::move(outcome));
     }
   }
-  session.console.out << ChaosSum(outcomes) << std::flush;
+  session.console.out << ChaosMatrix(outcomes) << ChaosSum(outcomes) << std::flush;
   return std::all_of(outcomes.begin(), outcomes.end(),
                      [](const ChaosOutcome& outcome) { return outcome.ok(); })
              ? kExitOk

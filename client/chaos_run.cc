@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <future>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "client/diagnosis.h"
 #include "client/generation_stream.h"
@@ -150,6 +152,30 @@ std::string ChaosRow(const ChaosOutcome& outcome) {
                          absl::ToDoubleSeconds(outcome.detection),
                          absl::ToDoubleSeconds(outcome.recovery), outcome.request,
                          outcome.diagnosis, outcome.named ? "" : " (WRONG)");
+}
+
+std::string ChaosMatrix(const std::vector<ChaosOutcome>& outcomes) {
+  std::string text = absl::StrCat("\n| fault | ", absl::StrJoin(kFaultPlaces, " | "),
+                                  " | request | diagnose says |\n|");
+  for (size_t i = 0; i < kFaultPlaces.size() + 3; ++i) text += " --- |";
+  for (const std::string& kind : kFaultKinds) {
+    std::vector<std::string> cells(kFaultPlaces.size());
+    std::set<std::string> requests;
+    std::set<std::string> diagnoses;
+    for (const ChaosOutcome& outcome : outcomes) {
+      if (outcome.kind != kind) continue;
+      const auto place = std::find(kFaultPlaces.begin(), kFaultPlaces.end(), outcome.place);
+      cells[static_cast<size_t>(place - kFaultPlaces.begin())] =
+          absl::StrFormat("%.1f + %.1f", absl::ToDoubleSeconds(outcome.detection),
+                          absl::ToDoubleSeconds(outcome.recovery));
+      requests.insert(outcome.request);
+      diagnoses.insert(outcome.diagnosis);
+    }
+    if (requests.empty()) continue;
+    absl::StrAppend(&text, "\n| ", kind, " | ", absl::StrJoin(cells, " | "), " | ",
+                    absl::StrJoin(requests, "; "), " | ", absl::StrJoin(diagnoses, "; "), " |");
+  }
+  return text + "\n";
 }
 
 std::string ChaosSum(const std::vector<ChaosOutcome>& outcomes) {

@@ -48,9 +48,11 @@ absl::StatusOr<ChaosOutcome> RunFault(const ChaosServer& server, const Connectio
                                       Interrupt& interrupt, const ChaosOptions& options,
                                       const std::string& kind, const std::string& place);
 
-// The table in Markdown: its head, a row, and what it comes to.
+// The table in Markdown: its head, a row, all of it with a row for each kind of fault, and what it
+// comes to.
 std::string ChaosHead();
 std::string ChaosRow(const ChaosOutcome& outcome);
+std::string ChaosMatrix(const std::vector<ChaosOutcome>& outcomes);
 std::string ChaosSum(const std::vector<ChaosOutcome>& outcomes);
 
 }  // namespace patchflow

@@ -277,6 +277,8 @@ absl::Status Server::StartWorkers() {
     socket_directory_ = *std::move(directory);
     if (config_.chaos) {
       options.fault_orders = absl::StrCat(socket_directory_, "/fault-orders");
+      LogWarning("chaos is allowed: workers obey orders to fail",
+                 {{"fault_orders", options.fault_orders}});
     }
   }
   LogInfo("listening", {{"listen", listen_address_},

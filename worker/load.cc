@@ -21,6 +21,8 @@ namespace {
 constexpr int64_t kMaxPixelsOnGpus = int64_t{kMaxSizePx} * kMaxSizePx;
 constexpr int64_t kMaxPixelsOnCpus = int64_t{2048} * 2048;
 constexpr int kWarmUpOnCpusPx = 256;
+// A rank that hangs never comes back, and the process ends anyway: no time for it.
+constexpr absl::Duration kAbort = absl::Seconds(1);
 
 absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options, int first_rank,
                                                       const ModelDescription& description,
@@ -31,6 +33,7 @@ absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options
   group.load_timeout = options.load_timeout;
   group.first_run_timeout = options.first_run_timeout;
   group.phase_timeout = options.phase_timeout;
+  group.abort_timeout = kAbort;
   group.abort = [worlds, watch = options.watch](const std::string& reason) {
     watch.OnFault(reason);
     worlds->carriers.front()->Abort(reason);

@@ -102,6 +102,26 @@ TEST(ChaosRunTest, TheTableTellsWhatIsWrong) {
   EXPECT_THAT(ChaosSum({right, wrong}), HasSubstr("2 faults: 1 named rightly, 2 with"));
 }
 
+TEST(ChaosRunTest, TheMatrixHasARowForEachKindThatWasTried) {
+  ChaosOutcome outcome{.kind = "oom",
+                       .place = "warm-up",
+                       .detection = absl::Milliseconds(440),
+                       .recovery = absl::Seconds(1),
+                       .request = "same bytes",
+                       .request_ok = true,
+                       .diagnosis = "out of memory",
+                       .named = true};
+  ChaosOutcome other = outcome;
+  other.place = "encode";
+  other.request = "ended: GPU_OUT_OF_MEMORY";
+  EXPECT_EQ(
+      ChaosMatrix({outcome, other}),
+      "\n| fault | load | warm-up | text | step | decode | encode | request | diagnose says |\n"
+      "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+      "| oom |  | 0.4 + 1.0 |  |  |  | 0.4 + 1.0 | ended: GPU_OUT_OF_MEMORY; same bytes | "
+      "out of memory |\n");
+}
+
 TEST(ChaosCommandTest, RefusesFaultsThatItDoesNotKnow) {
   std::ostringstream out;
   std::ostringstream err;

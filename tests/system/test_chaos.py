@@ -1,0 +1,108 @@
+"""patchflow chaos against the built server: every fault found, named by patchflow diagnose, and survived."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+
+import grpc
+import harness
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+CONFIG = harness.TOP / "deploy" / "chaos.yaml"
+ROW = re.compile(r"\| (\S+) \| (\S+) \| ([\d.]+) \| ([\d.]+) \| (.+) \| (.+) \|")
+
+
+def chaos(*arguments: str, config: pathlib.Path = CONFIG, timeout_s: float = 900) -> subprocess.CompletedProcess:
+    command = [harness.BIN / "patchflow", "chaos", "--config", config, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+
+
+def rows(table: str) -> dict[tuple[str, str], tuple]:
+    found = [ROW.fullmatch(line) for line in table.splitlines()]
+    return {(row[1], row[2]): row.groups()[2:] for row in found if row and row[1] != "fault"}
+
+
+def test_faults_of_a_running_image_are_named_and_survived():
+    done = chaos("--kinds", "kill,throw,skip,oom,nan", "--places", "step", timeout_s=120)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = rows(done.stdout)
+    assert len(table) == 5
+    for kind in ("kill", "throw", "skip"):
+        assert table[kind, "step"][2] == "same bytes"
+    assert table["oom", "step"][2:] == ("ended: GPU_OUT_OF_MEMORY", "out of memory")
+    assert table["nan", "step"][2:] == ("ended: NON_FINITE_OUTPUT", "NaN")
+
+
+def test_nan_in_the_decoding_makes_no_image():
+    done = chaos("--kinds", "nan", "--places", "decode", timeout_s=120)
+    assert done.returncode == 0 and "ended: NON_FINITE_OUTPUT" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.long
+def test_every_fault_everywhere_is_named_and_survived():
+    done = chaos()
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = rows(done.stdout)
+    assert len(table) == 38
+    assert all(float(row[0]) < 20 for row in table.values()), "the watchdogs of deploy/chaos.yaml"
+
+
+def test_a_configuration_that_does_not_ask_for_chaos_has_none(tmp_path):
+    config = {"server": {"listen": "127.0.0.1:0"}, "groups": [{"model": str(harness.BUNDLED), "device": "cpu"}]}
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(config))
+    done = chaos(config=path, timeout_s=60)
+    assert done.returncode == 2 and "chaos: true" in done.stderr
+
+
+def test_a_killed_worker_leaves_a_box_that_diagnose_reads(tmp_path):
+    boxes = tmp_path / "boxes"
+    extra = {"black_box": {"directory": str(boxes)}}
+    with harness.Server([harness.Group(harness.BUNDLED, ranks=2, layout={"tensor": 2})], extra) as server:
+        server.wait_ready()
+        os.kill(int(re.search(r'"worker started".*"pid":(\d+)', server.log())[1]), signal.SIGSEGV)
+        deadline = time.monotonic() + 30
+        while not (boxes.exists() and list(boxes.glob("*.json"))):
+            assert time.monotonic() < deadline, server.log()
+            time.sleep(0.05)
+    bundle = tmp_path / "bundle.tar.gz"
+    command = [harness.BIN / "patchflow", "diagnose", boxes, "--out", bundle]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("cause: crash\n") and "SIGSEGV" in done.stdout
+    assert "stack: where the signal came" in next(boxes.glob("*.json")).read_text()
+    assert bundle.stat().st_size > 500
+
+
+def test_a_broken_device_takes_its_group_out_of_service_but_not_the_server(tmp_path):
+    worker = tmp_path / "worker"
+    worker.write_text("#!/bin/sh\necho 'cuda:0 gives CUDA error 214 (cudaErrorECCUncorrectable)' >&2\nexit 3\n")
+    worker.chmod(0o700)
+    extra = {"worker_binary": str(worker), "black_box": {"directory": str(tmp_path / "boxes")}}
+    with harness.Server([harness.Group(harness.BUNDLED)], extra) as server:
+        health = health_pb2_grpc.HealthStub(server.channel)
+        deadline = time.monotonic() + 30
+        while "a group is given up for its device" not in server.log():
+            assert time.monotonic() < deadline, server.log()
+            time.sleep(0.05)
+        time.sleep(1)
+        assert server.log().count('"worker started"') == 1 and server.process.poll() is None
+        for service, expected in (("readiness", "NOT_SERVING"), ("liveness", "SERVING")):
+            request = health_pb2.HealthCheckRequest(service=service)
+            assert health.Check(request, timeout=10).status == getattr(health_pb2.HealthCheckResponse, expected)
+        pb, _ = harness.api()
+        with pytest.raises(grpc.RpcError) as caught:
+            harness.generate(server, pb.GenerateImagesRequest(prompt=pb.Prompt(text="a star")), timeout_s=20)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        metrics = subprocess.run(
+            ["curl", "-s", f"http://{server.metrics_address}/metrics"], capture_output=True, text=True, timeout=20
+        ).stdout
+        assert re.search(r'patchflow_worker_losses_total\{[^}]*reason="sick_device"[^}]*\} 1', metrics), metrics
+        assert re.search(r'patchflow_group_state\{[^}]*state="failed"[^}]*\} 1', metrics)
