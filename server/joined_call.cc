@@ -49,16 +49,40 @@ JoinedCall::~JoinedCall() {
 void JoinedCall::Follow(size_t member) {
   worker::v1::ExecuteResponse event;
   while (calls_[member]->Read(event)) {
+    if (event.has_image_trace()) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      traces_.push_back(event);
+    }
   }
   Ended(member, calls_[member]->Finish());
 }
 
 bool JoinedCall::Read(worker::v1::ExecuteResponse& event) {
-  if (calls_[0]->Read(event)) {
+  if (TakeTrace(event)) {
     return true;
   }
-  Ended(0, calls_[0]->Finish());
-  return false;
+  if (!first_ended_) {
+    if (calls_[0]->Read(event)) {
+      return true;
+    }
+    first_ended_ = true;
+    Ended(0, calls_[0]->Finish());
+  }
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return AllEndedLocked(); });
+  }
+  return TakeTrace(event);
+}
+
+bool JoinedCall::TakeTrace(worker::v1::ExecuteResponse& event) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (traces_.empty()) {
+    return false;
+  }
+  event = std::move(traces_.front());
+  traces_.pop_front();
+  return true;
 }
 
 bool JoinedCall::AllEndedLocked() const {

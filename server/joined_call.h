@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -14,11 +15,11 @@
 
 namespace patchflow {
 
-// Events are those of the first worker, which hosts rank 0; the others' are read and dropped. A
-// worker that fails takes the call with it: the others get a moment to say the same, and are
-// abandoned then. So the status is one that all gave, or the fault of one that names the request
-// (NON_FINITE_OUTPUT, GPU_OUT_OF_MEMORY), or UNAVAILABLE without an ErrorInfo, which is a lost
-// group.
+// Events are those of the first worker, which hosts rank 0; of the others', what their ranks did
+// when (ImageTrace) is handed on, and the rest dropped. A worker that fails takes the call with it:
+// the others get a moment to say the same, and are abandoned then. So the status is one that all
+// gave, or the fault of one that names the request (NON_FINITE_OUTPUT, GPU_OUT_OF_MEMORY), or
+// UNAVAILABLE without an ErrorInfo, which is a lost group.
 //
 // Cancel() makes all stop before the same step: it holds every worker, and then tells all of them
 // the step after the last that any has begun. If one doesn't answer within `timeout`, the call is
@@ -39,6 +40,8 @@ class JoinedCall final : public ExecuteCall {
 
  private:
   void Follow(size_t member);
+  // What another worker than the first has told; false if nothing waits.
+  bool TakeTrace(worker::v1::ExecuteResponse& event);
   void Ended(size_t member, const absl::Status& status);
   bool AllEndedLocked() const;
   // Nothing if all workers have been told; else which of them did not answer.
@@ -50,11 +53,13 @@ class JoinedCall final : public ExecuteCall {
   const absl::Duration timeout_;
   const std::function<void(const std::string&)> on_broken_;
   std::vector<std::unique_ptr<ExecuteCall>> calls_;
+  bool first_ended_ = false;  // Used by the reader.
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::optional<absl::Status>> ends_;  // By worker.
   std::optional<size_t> first_to_fail_;
+  std::deque<worker::v1::ExecuteResponse> traces_;  // Not yet read.
   bool stopping_ = false;
   std::vector<std::thread> threads_;  // One for each worker but the first, and one that stops them.
 };

@@ -77,6 +77,29 @@ TEST_F(JoinedCallTest, GivesTheSameJobToAllAndReadsFromTheFirst) {
   EXPECT_TRUE(next->Finish().ok());
 }
 
+TEST_F(JoinedCallTest, HandsOnWhatTheRanksOfAllDid) {
+  auto call = Execute();
+  worker::v1::ExecuteResponse trace;
+  trace.mutable_image_trace()->add_ranks()->set_rank(2);
+  Job(2).Send(trace);
+  Job(2).Step(0, 1);
+  Job(0).Image(0);
+  EndAll(absl::OkStatus());
+  std::vector<int> ranks;
+  worker::v1::ExecuteResponse event;
+  int others = 0;
+  while (call->Read(event)) {
+    if (event.has_image_trace()) {
+      ranks.push_back(event.image_trace().ranks(0).rank());
+    } else {
+      ++others;
+    }
+  }
+  EXPECT_THAT(ranks, ElementsAre(2));
+  EXPECT_EQ(others, 3) << "the image, and not the other's step";
+  EXPECT_TRUE(call->Finish().ok());
+}
+
 TEST_F(JoinedCallTest, WhatAllRefuseIsRefused) {
   auto call = Execute();
   EndAll(MakeError(absl::StatusCode::kInvalidArgument, reason::kInvalidRequest, "too wide"));

@@ -20,6 +20,7 @@ LAYOUTS = {
 STEPS = 6
 LONG_STEPS = 40
 WAIT_S = 60
+DEVICE = os.environ.get("PATCHFLOW_TEST_DEVICE", "cpu")  # cuda: a GPU for each worker, over NCCL.
 
 
 def free_ports(count: int) -> list[int]:
@@ -39,7 +40,7 @@ class Hosts:
         self.addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
         self.name = name
         words = ",".join(f"{key}={value}" for key, value in layout.items())
-        flags = f"--device cpu --ranks 1 --group-ranks {group_ranks} --threads 1 --layout {words}".split()
+        flags = f"--device {DEVICE} --ranks 1 --group-ranks {group_ranks} --threads 1 --layout {words}".split()
         self.command = [str(harness.BIN / "patchflow-worker"), "--model", str(harness.BUNDLED), *flags]
         self.log = tempfile.NamedTemporaryFile(mode="r", prefix="patchflow-hosts-")
         self.starts = [0] * count
@@ -52,7 +53,8 @@ class Hosts:
     def _keep(self, i: int):
         while not self.ending.is_set():
             with open(self.log.name, "a") as log:
-                self.processes[i] = subprocess.Popen([*self.command, "--listen", self.addresses[i]], stderr=log)
+                place = ["--listen", self.addresses[i], "--first-gpu", str(i)]
+                self.processes[i] = subprocess.Popen([*self.command, *place], stderr=log)
             self.starts[i] += 1
             while self.processes[i].poll() is None and not self.ending.wait(0.02):
                 pass
@@ -124,8 +126,8 @@ def hosts():
 def running(hosts):
     groups = [hosts]
     for name, layout in LAYOUTS.items():
-        groups.append(harness.Group(harness.BUNDLED, model_name=f"one-{name}", name=f"one-{name}", ranks=2, layout=layout))
-        groups.append(Local(harness.BUNDLED, model_name=f"two-{name}", name=f"two-{name}", ranks=2, layout=layout))
+        for make, model in ((harness.Group, f"one-{name}"), (Local, f"two-{name}")):
+            groups.append(make(harness.BUNDLED, model_name=model, name=model, ranks=2, layout=layout, device=DEVICE))
     with harness.Server(groups, {"supervision": {"heartbeat_interval": "100ms", "heartbeat_timeout": "1s"}}) as server:
         yield server.wait_ready(len(groups))
 
