@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "worker/exit_codes.h"
+#include "worker/log.h"
 #ifdef PATCHFLOW_CUDA
 #include <cuda_runtime_api.h>
 #endif
@@ -48,14 +50,50 @@ std::optional<DeviceFault> FaultOfCudaError(int code, const std::string& device)
 }
 
 #ifdef PATCHFLOW_CUDA
-std::optional<DeviceFault> FindDeviceFault(const std::vector<at::Device>& devices) {
+namespace {
+
+std::string BusIdOf(const at::Device& device) {
+  std::array<char, 32> id{};
+  return cudaDeviceGetPCIBusId(id.data(), static_cast<int>(id.size()), device.index()) ==
+                 cudaSuccess
+             ? id.data()
+             : "";
+}
+
+// Of an error that stays, any call tells; these do not wait.
+int AskDevice(const at::Device& device) {
+  const cudaError_t error = cudaSetDevice(device.index());
+  return error == cudaSuccess ? cudaStreamQuery(cudaStreamPerThread) : error;
+}
+
+}  // namespace
+
+DeviceWatch::DeviceWatch(std::vector<at::Device> devices) : devices_(std::move(devices)) {
+  std::vector<std::string> bus_ids;
+  for (const at::Device& device : devices_) {
+    if (device.is_cuda()) bus_ids.push_back(BusIdOf(device));
+  }
+  if (bus_ids.empty()) return;
+  auto driver = NvmlWatch::Open("libnvidia-ml.so.1", bus_ids);
+  if (driver.ok()) {
+    driver_ = *std::move(driver);
+  } else {
+    Log(LogLevel::kWarning, "the driver's errors are not listened to",
+        {{"why", std::string(driver.status().message())}});
+  }
+}
+
+std::optional<DeviceFault> DeviceWatch::Find() {
+  if (driver_ != nullptr) {
+    if (const std::vector<std::string> faults = driver_->TakeFaults(); !faults.empty()) {
+      return DeviceFault{absl::StrCat(absl::StrJoin(faults, ", "), ": it is broken"),
+                         kExitSickDevice};
+    }
+  }
   std::optional<DeviceFault> found;
-  for (const at::Device& device : devices) {
+  for (const at::Device& device : devices_) {
     if (!device.is_cuda()) continue;
-    // Of an error that stays, any call tells; these do not wait.
-    int code = cudaSetDevice(device.index());
-    if (code == cudaSuccess) code = cudaStreamQuery(cudaStreamPerThread);
-    const auto fault = FaultOfCudaError(code, device.str());
+    const auto fault = FaultOfCudaError(AskDevice(device), device.str());
     if (fault.has_value() && (!found.has_value() || fault->exit_code == kExitSickDevice)) {
       found = fault;
     }
@@ -63,9 +101,9 @@ std::optional<DeviceFault> FindDeviceFault(const std::vector<at::Device>& device
   return found;
 }
 #else
-std::optional<DeviceFault> FindDeviceFault(const std::vector<at::Device>& /*devices*/) {
-  return std::nullopt;
-}
+DeviceWatch::DeviceWatch(std::vector<at::Device> devices) : devices_(std::move(devices)) {}
+
+std::optional<DeviceFault> DeviceWatch::Find() { return std::nullopt; }
 #endif
 
 }  // namespace patchflow

@@ -3,9 +3,12 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include "worker/nvml_watch.h"
 
 namespace patchflow {
 
@@ -19,7 +22,19 @@ struct DeviceFault {
 // process may be rid of. Nothing for other codes.
 std::optional<DeviceFault> FaultOfCudaError(int code, const std::string& device);
 
-// Asks every GPU. Does not wait for what they do. Nothing on CPUs.
-std::optional<DeviceFault> FindDeviceFault(const std::vector<at::Device>& devices);
+// The devices of this worker. Used by one thread at a time.
+class DeviceWatch {
+ public:
+  // Listens to the driver from now on, where there are GPUs and NVML; logs if it can't.
+  explicit DeviceWatch(std::vector<at::Device> devices);
+
+  // Asks the driver for Xid and ECC errors, and every GPU for an error that stays. Does not wait
+  // for what they do. Nothing on CPUs.
+  std::optional<DeviceFault> Find();
+
+ private:
+  const std::vector<at::Device> devices_;
+  std::unique_ptr<NvmlWatch> driver_;  // Null: not listened to.
+};
 
 }  // namespace patchflow

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <sstream>
@@ -193,10 +194,11 @@ WorkerOptions OptionsOf(const WorkerFlags& flags, const LoadOptions& load, absl:
     };
   }
   options.load = [tell, load] { return tell(LoadGroup(load)); };
-  options.on_failed = [&ending, load](const absl::Status& failure) {
+  const auto devices = std::make_shared<DeviceWatch>(load.devices.of_rank);
+  options.on_failed = [&ending, load, devices](const absl::Status& failure) {
     load.watch.OnFault(absl::StrCat(absl::StatusCodeToString(failure.code()), " ",
                                     EngineReasonOf(failure), ": ", failure.message()));
-    const std::optional<DeviceFault> device = FindDeviceFault(load.devices.of_rank);
+    const std::optional<DeviceFault> device = devices->Find();
     if (device.has_value()) {
       Log(LogLevel::kError, "device fault", {{"text", device->text}});
       return ending.Set({device->exit_code, absl::StrCat(device->text, "; ", failure.ToString())});

@@ -24,7 +24,7 @@ TEST(DeviceFaultTest, OtherErrorsSayNothingOfTheDevice) {
   }
 }
 
-TEST(DeviceFaultTest, CpusHaveNone) { EXPECT_FALSE(FindDeviceFault({at::kCPU}).has_value()); }
+TEST(DeviceFaultTest, CpusHaveNone) { EXPECT_FALSE(DeviceWatch({at::kCPU}).Find().has_value()); }
 
 }  // namespace
 }  // namespace patchflow
