@@ -21,7 +21,14 @@ class GrpcExecuteCall final : public ExecuteCall {
   GrpcExecuteCall(Stub& stub, const worker::v1::ExecuteRequest& request)
       : reader_(stub.Execute(&context_, request)) {}
 
-  bool Read(worker::v1::ExecuteResponse& event) override { return reader_->Read(&event); }
+  bool Read(worker::v1::ExecuteResponse& event) override {
+    const bool read = reader_->Read(&event);
+    if (read && event.has_image_trace()) {
+      event.mutable_image_trace()->set_arrived_ns(
+          std::chrono::nanoseconds(Clock::now().time_since_epoch()).count());
+    }
+    return read;
+  }
   absl::Status Finish() override { return FromGrpc(reader_->Finish()); }
   void Cancel() override { context_.TryCancel(); }
 

@@ -63,12 +63,14 @@ void RequestTrace::Requeued() {
 }
 
 void RequestTrace::AddReport(worker::v1::ImageTrace image) {
-  const auto now = Clock::now();
+  const auto received = image.arrived_ns() == 0
+                            ? Clock::now()
+                            : Clock::time_point(std::chrono::nanoseconds(image.arrived_ns()));
   const size_t bytes = image.SpaceUsedLong();
   std::lock_guard<std::mutex> lock(mutex_);
   if (!record_.runs.empty() && bytes_ + bytes <= kMaxBytes) {
     bytes_ += bytes;
-    record_.runs.back().reports.push_back({std::move(image), now});
+    record_.runs.back().reports.push_back({std::move(image), received});
   }
 }
 

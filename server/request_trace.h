@@ -31,7 +31,7 @@ class RequestTrace {
   // One worker's report of an image.
   struct Report {
     worker::v1::ImageTrace image;
-    Clock::time_point received;
+    Clock::time_point received;  // image.arrived_ns, if that is set.
   };
   struct Encode {
     int image_index = 0;

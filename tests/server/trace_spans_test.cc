@@ -164,6 +164,18 @@ TEST(TraceSpansTest, ShowsWhatHasNotEnded) {
   EXPECT_EQ(spans.spans(5).attributes().at("attempt"), "2");
 }
 
+TEST(TraceSpansTest, TakesAReportToHaveComeWhenItCame) {
+  RequestTrace trace(SpecOf("r"), {}, true);
+  trace.BeginRun("g", 1);
+  worker::v1::ImageTrace report = ReportAt(Clock::now());
+  trace.AddReport(report);
+  report.set_arrived_ns(12345);
+  trace.AddReport(report);
+  const auto reports = trace.record().runs[0].reports;
+  EXPECT_LT(Clock::now() - reports[0].received, std::chrono::seconds(10));
+  EXPECT_EQ(Ns(reports[1].received), 12345);
+}
+
 TEST(TraceSpansTest, ContinuesTheCallersTrace) {
   const TraceContext caller{5, 6, 7, false};
   RequestTrace trace(SpecOf("r"), {Clock::now(), caller}, true);
