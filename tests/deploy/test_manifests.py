@@ -228,6 +228,15 @@ def test_the_front_end_alone_may_call_workers(source):
     assert policy["spec"]["egress"] == []
 
 
+def test_the_front_end_reaches_the_collector_that_it_exports_to():
+    everything = objects("chart:full")
+    port = int(frontend_config(everything)["tracing"]["otlp"].rsplit(":")[-1])
+    [policy] = [thing for thing in of_kind(everything, "NetworkPolicy") if thing["metadata"]["name"].endswith("-frontend")]
+    assert [rule for rule in policy["spec"]["egress"] if {"protocol": "TCP", "port": port} in rule["ports"]]
+    without = of_kind(objects("overlay:standby"), "NetworkPolicy")
+    assert str(port) not in json.dumps(without)
+
+
 @sources
 def test_everything_mounted_exists(source):
     everything = objects(source)

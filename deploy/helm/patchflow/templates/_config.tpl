@@ -44,4 +44,7 @@ supervision: {{- toYaml . | nindent 2 }}
 {{- with .Values.frontend.log }}
 log: {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .Values.frontend.tracing }}
+tracing: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{ end }}
