@@ -65,7 +65,11 @@ class TcpGuest::Channel final : public HostCommunicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   void Abort(const std::string& reason) override {
-    guest_->Send({.word = TcpWord::kEndChannel, .channel = channel_, .text = reason});
+    try {
+      guest_->Send({.word = TcpWord::kEndChannel, .channel = channel_, .text = reason});
+    } catch (const CommunicatorError&) {
+      // The world has ended, and with it this.
+    }
   }
 
  private:

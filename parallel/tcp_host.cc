@@ -78,7 +78,7 @@ class TcpHost::Guest {
   void Receive();
   bool Introduce();
   void Serve();
-  void Take(TcpSocket::Received received);
+  void Take(const TcpSocket::Received& received);
   void Split(const TcpFrame& frame);
   void Operate(const TcpFrame& frame, uint64_t data_bytes);
   void Send();
@@ -142,12 +142,12 @@ void TcpHost::Guest::Serve() {
     if (received->frame.word == TcpWord::kGoodbye) {
       return;
     }
-    Take(*std::move(received));
+    Take(*received);
   }
   hub_.Abort(absl::StrCat("the process of rank ", rank_, " is gone"));
 }
 
-void TcpHost::Guest::Take(TcpSocket::Received received) {
+void TcpHost::Guest::Take(const TcpSocket::Received& received) {
   const TcpFrame& frame = received.frame;
   switch (frame.word) {
     case TcpWord::kSplit:

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <memory>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "parallel/communicator.h"
@@ -21,6 +22,9 @@ namespace patchflow {
 namespace {
 
 constexpr uint64_t kMaxTextBytes = 1 << 20;
+// A host that is gone without a word is noticed after 25 s.
+constexpr std::pair<int, int> kHostLoss[] = {
+    {TCP_KEEPIDLE, 10}, {TCP_KEEPINTVL, 5}, {TCP_KEEPCNT, 3}, {TCP_USER_TIMEOUT, 25000}};
 constexpr auto kRetry = std::chrono::milliseconds(50);
 
 [[noreturn]] void Fail(const std::string& what) {
@@ -72,6 +76,9 @@ TcpSocket::TcpSocket(int fd) : fd_(fd) {
   const int on = 1;
   setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   setsockopt(fd_, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  for (const auto& [option, value] : kHostLoss) {
+    setsockopt(fd_, IPPROTO_TCP, option, &value, sizeof value);
+  }
   fcntl(fd_, F_SETFL, fcntl(fd_, F_GETFL) | O_NONBLOCK);
 }
 

@@ -63,6 +63,7 @@ std::vector<std::unique_ptr<TcpWorld>> TcpWorld::Host(std::unique_ptr<TcpDoor> d
   const auto hub = std::make_shared<LocalHub>(size, local);
   const auto host = std::make_shared<TcpHost>(hub, std::move(door), ranks, options.timeout);
   std::vector<std::unique_ptr<TcpWorld>> worlds;
+  worlds.reserve(static_cast<size_t>(ranks));
   for (int rank = 0; rank < ranks; ++rank) {
     worlds.push_back(std::make_unique<HostedWorld>(hub, host, rank));
   }
@@ -76,6 +77,7 @@ std::vector<std::unique_ptr<TcpWorld>> TcpWorld::Join(const std::string& id, int
   const auto ledger = std::make_shared<TcpLedger>();
   const auto all = std::make_shared<Guests>();
   std::vector<std::unique_ptr<TcpWorld>> worlds;
+  worlds.reserve(static_cast<size_t>(ranks));
   for (int rank = first_rank; rank < first_rank + ranks; ++rank) {
     auto guest = std::make_shared<TcpGuest>(address, rank, size, options.timeout, ledger);
     all->push_back(guest);

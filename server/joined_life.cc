@@ -246,8 +246,8 @@ std::optional<JoinedLife::Fault> JoinedLife::Proceed(const std::vector<Pulse>& p
   if (ownership_.epoch() != 0) {
     const uint64_t epoch = ownership_.epoch();
     const bool ready = all([epoch](const Pulse& pulse) {
-      return pulse.beat.epoch() == epoch && (pulse.beat.state() == worker::v1::WORKER_STATE_READY ||
-                                             pulse.beat.state() == worker::v1::WORKER_STATE_BUSY);
+      // One that is taken over may run the last job of its owner before.
+      return pulse.beat.epoch() == epoch && pulse.beat.state() == worker::v1::WORKER_STATE_READY;
     });
     return ready ? Greet() : std::nullopt;
   }

@@ -167,7 +167,7 @@ absl::Status Worker::Join(const Ownership& owner, const Place& place) {
   if (snapshot_.state != WorkerState::kWaiting) {
     return Precondition("the worker does not wait to join", "STALE_EPOCH");
   }
-  const absl::Status status = membership_->Join(owner, place);
+  absl::Status status = membership_->Join(owner, place);
   changed_.notify_all();
   return status;
 }

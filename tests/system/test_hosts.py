@@ -93,9 +93,12 @@ def request(model: str, steps: int = STEPS, **fields):
     return asked
 
 
-def draw(server, model: str, steps: int = STEPS) -> bytes:
-    [image] = harness.generate(server, request(model, steps), timeout_s=120).images
-    return image
+def draw(server, model: str, steps: int = STEPS, count: int = 1) -> bytes:
+    asked = request(model, steps)
+    asked.sampling.count = count
+    images = harness.generate(server, asked, timeout_s=120).images
+    assert len(set(images)) == count
+    return b"".join(images)
 
 
 def said(server, msg: str, **fields) -> list[dict]:
@@ -134,7 +137,7 @@ def running(hosts):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_processes_make_the_bytes_of_one(running, name):
-    assert draw(running, f"two-{name}") == draw(running, f"one-{name}")
+    assert draw(running, f"two-{name}", count=2) == draw(running, f"one-{name}", count=2)
 
 
 def test_hosts_make_the_bytes_of_one(running):
@@ -211,6 +214,23 @@ def test_a_front_end_that_starts_anew_takes_the_group_over():
         with harness.Server([hosts]) as server:
             assert draw(server.wait_ready(), "hosts") == image
             assert said(server, "group taken over") and not said(server, "group joins")
+        assert hosts.starts == [1, 1]
+    finally:
+        hosts.close()
+
+
+def test_a_front_end_that_is_killed_in_mid_job_leaves_a_group_to_take_over():
+    hosts = Hosts(LAYOUTS["ulysses"], "hosts")
+    try:
+        with harness.Server([hosts]) as server:
+            image = draw(server.wait_ready(), "hosts")
+            start_long(server, "hosts", "orphan")
+            server.process.kill()
+        with harness.Server([hosts]) as server:
+            assert draw(server.wait_ready(), "hosts") == image
+            assert said(server, "group taken over") and not said(server, "worker lost")
+        ends = [line["code"] for line in lines_of(hosts.log_text(), "job ended", request_id="orphan")]
+        assert ends == ["OK", "OK"], "nobody asked to stop it on both"
         assert hosts.starts == [1, 1]
     finally:
         hosts.close()
