@@ -95,7 +95,7 @@ def request(model: str, steps: int = STEPS, **fields):
 
 def draw(server, model: str, steps: int = STEPS, count: int = 1) -> bytes:
     asked = request(model, steps)
-    asked.sampling.count = count
+    asked.image.count = count
     images = harness.generate(server, asked, timeout_s=120).images
     assert len(set(images)) == count
     return b"".join(images)
