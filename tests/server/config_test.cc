@@ -228,6 +228,29 @@ store: {directory: store, max_bytes: 2097152, max_age: 1h}
   EXPECT_EQ(config->store.max_age, absl::Hours(1));
 }
 
+TEST(ConfigTest, ReadsWhereTracesGo) {
+  EXPECT_EQ(Parse(kGroup)->tracing.otlp, "") << "off";
+  EXPECT_EQ(Parse(kGroup)->tracing.recent, 1000);
+  auto config = Parse(std::string(kGroup) +
+                      "tracing: {otlp: \"c:4317\", ca: ca.crt, service_name: images, "
+                      "sample_ratio: 0.25, queue: 7, recent: 0}\n");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->tracing.otlp, "c:4317");
+  EXPECT_EQ(config->tracing.ca, Directory() + "/ca.crt");
+  EXPECT_EQ(config->tracing.service_name, "images");
+  EXPECT_EQ(config->tracing.sample_ratio, 0.25);
+  EXPECT_EQ(config->tracing.queue, 7);
+  EXPECT_EQ(config->tracing.recent, 0);
+  const auto faults_of = [](const std::string& tracing) {
+    return Faults(std::string(kGroup) + "tracing: " + tracing + "\n");
+  };
+  EXPECT_THAT(faults_of("{otlp: collector}"), HasSubstr("tracing.otlp: 'collector' is not host:"));
+  EXPECT_THAT(faults_of("{otlp: \"c:1\", sample_ratio: 2}"), HasSubstr("tracing.sample_ratio"));
+  EXPECT_THAT(faults_of("{sample_ratio: 0.5}"),
+              HasSubstr("tracing.sample_ratio: has no meaning without 'otlp'"));
+  EXPECT_EQ(faults_of("{recent: 10}"), "") << "kept without a collector";
+}
+
 TEST(ConfigTest, RefusesTokensThatWouldTravelUnencrypted) {
   const std::string tokens = std::string(kGroup) + "security: {tokens: t}\n";
   EXPECT_THAT(Faults(tokens + "server: {listen: '0.0.0.0:1'}"),
