@@ -4,6 +4,7 @@
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <string_view>
@@ -81,6 +82,13 @@ grpc::ChannelArguments Arguments(const ConnectionOptions& options) {
   if (IsThisMachine(options.server)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   if (!options.tls_server_name.empty()) arguments.SetSslTargetNameOverride(options.tls_server_name);
   return arguments;
+}
+
+// Empty if there is none, or nothing that can be metadata; the server judges the rest.
+std::string TraceparentOfEnvironment() {
+  const char* const set = std::getenv("TRACEPARENT");
+  const std::string text = set == nullptr ? "" : set;
+  return text.find_first_not_of("0123456789abcdef-") == std::string::npos ? text : "";
 }
 
 }  // namespace
@@ -162,6 +170,7 @@ absl::StatusOr<Connection> Connection::Open(const ConnectionOptions& options) {
   connection.timeout_ = *timeout;
   connection.retry_ = options.retry;
   connection.token_ = std::string(absl::StripAsciiWhitespace(*token));
+  connection.traceparent_ = TraceparentOfEnvironment();
   connection.stub_ = v1::ImageGenerationService::NewStub(
       grpc::CreateCustomChannel(options.server, *credentials, Arguments(options)));
   return connection;
@@ -170,6 +179,7 @@ absl::StatusOr<Connection> Connection::Open(const ConnectionOptions& options) {
 void Connection::Prepare(grpc::ClientContext& context, absl::Time deadline) const {
   context.set_deadline(absl::ToChronoTime(deadline));
   if (!token_.empty()) context.AddMetadata("authorization", absl::StrCat("Bearer ", token_));
+  if (!traceparent_.empty()) context.AddMetadata("traceparent", traceparent_);
 }
 
 }  // namespace patchflow

@@ -45,7 +45,8 @@ class Connection {
   v1::ImageGenerationService::Stub& stub() const { return *stub_; }
   absl::Duration timeout() const { return timeout_; }
   const RetryOptions& retry() const { return retry_; }
-  // Sets deadline and token.
+  // Sets deadline, token, and the trace that the environment's TRACEPARENT names (W3C trace
+  // context), if there is one.
   void Prepare(grpc::ClientContext& context, absl::Time deadline) const;
 
  private:
@@ -53,6 +54,7 @@ class Connection {
   absl::Duration timeout_;
   RetryOptions retry_;
   std::string token_;
+  std::string traceparent_;
 };
 
 }  // namespace patchflow

@@ -111,6 +111,29 @@ TEST(ConnectionTest, SendsTokenAndUserAgent) {
   EXPECT_THAT(seen.find("user-agent")->second, HasSubstr("patchflow-client/"));
 }
 
+TEST(ConnectionTest, HandsOnTheTraceOfItsEnvironment) {
+  FakeService service;
+  std::string seen;
+  service.on_list = [&](grpc::ServerContext& context, v1::ListModelsResponse&) {
+    const auto found = context.client_metadata().find("traceparent");
+    seen = found == context.client_metadata().end()
+               ? "none"
+               : std::string(found->second.data(), found->second.size());
+    return grpc::Status::OK;
+  };
+  const FakeServer server(service);
+  const auto sent_with = [&](const char* value) {
+    setenv("TRACEPARENT", value, 1);
+    EXPECT_TRUE(ListModels(OptionsFor(server.address())).ok());
+    unsetenv("TRACEPARENT");
+    return seen;
+  };
+  const char* parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  EXPECT_EQ(sent_with(parent), parent);
+  EXPECT_EQ(sent_with(""), "none");
+  EXPECT_EQ(sent_with("what\nis this"), "none") << "can't be metadata";
+}
+
 TEST(ConnectionTest, GivesUpAtTheTimeout) {
   FakeService service;
   service.on_list = [](grpc::ServerContext& context, v1::ListModelsResponse&) {
