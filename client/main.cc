@@ -5,6 +5,7 @@
 #include <exception>
 #include <iostream>
 
+#include "absl/synchronization/mutex.h"
 #include "client/commands.h"
 
 namespace patchflow {
@@ -23,6 +24,8 @@ Console StandardConsole() {
 }  // namespace patchflow
 
 int main(int argc, char** argv) {
+  // Debian's abseil looks for deadlocks at every lock of gRPC, behind one global lock.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   std::signal(SIGPIPE, SIG_IGN);
   patchflow::Console console = patchflow::StandardConsole();
   try {

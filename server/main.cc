@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/synchronization/mutex.h"
 #include "server/check.h"
 #include "server/config.h"
 #include "server/log.h"
@@ -83,6 +84,8 @@ int Run(const std::string& config_file) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Debian's abseil looks for deadlocks at every lock of gRPC, behind one global lock.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   CLI::App app{"Serves text-to-image models over gRPC."};
   std::string config_file;
   app.add_option("--config", config_file, "YAML file")->required();
