@@ -119,10 +119,10 @@ void GenerationCall::Done() {
     call.resolution = ResolutionOf(params);
     if (outcome_.ok()) {
       // Of what had ended before the call came, the whole call.
-      const absl::Duration sending =
-          std::min(absl::Now() - generation->end_time(), absl::FromChrono(call.duration));
-      services_.metrics.Sent(params.model(), sending);
-      if (generation->trace() != nullptr) {
+      const absl::Duration since_end = absl::Now() - generation->end_time();
+      const absl::Duration duration = absl::FromChrono(call.duration);
+      services_.metrics.Sent(params.model(), std::min(since_end, duration));
+      if (generation->trace() != nullptr && since_end <= duration) {
         generation->trace()->Sent();
       }
     }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <thread>
 
 #include "server/trace_context.h"
 #include "tests/server/running_server.h"
@@ -129,6 +130,28 @@ TEST(TracingTest, PlacesTheClockOfAnotherHost) {
       EXPECT_EQ(span.attributes().count("clock_error_ns"), 1U);
     }
   }
+}
+
+TEST(TracingTest, LeavesOutWhoFetchesWhatHadEnded) {
+  RunningServer server({}, StepsOf(absl::Milliseconds(2)));
+  ASSERT_TRUE(server.Ready());
+  auto request = RunningServer::Request("a star", "r6");
+  request.mutable_scheduling()->set_on_disconnect(v1::DISCONNECT_POLICY_DETACH);
+  {
+    grpc::ClientContext context;
+    const auto reader = server.stub().GenerateImages(&context, request);
+    v1::GenerateImagesResponse accepted;
+    ASSERT_TRUE(reader->Read(&accepted));
+    context.TryCancel();
+    reader->Finish();
+  }
+  ASSERT_TRUE(Eventually([&] {
+    const auto trace = TraceOf(server, "r6");
+    return trace.ok() && trace->spans(0).attributes().count("code") == 1;
+  }));
+  EXPECT_TRUE(server.Fetch("r6").status.ok());
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_EQ(CountNames(*TraceOf(server, "r6")).count("send"), 0U) << "nobody waited";
 }
 
 TEST(TracingTest, HasNoTraceOfWhatIsUnknownOrRefused) {
