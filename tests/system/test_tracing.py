@@ -179,6 +179,28 @@ def test_patchflow_trace_shows_every_rank_and_step(traced):
     assert sorted(e["name"] for e in complete if rows[e["tid"]] == "encoder") == ["encode image 0", "encode image 1"]
 
 
+class GroupOfProcesses(harness.Group):
+    def config(self) -> dict:
+        return super().config() | {"processes": self.ranks}
+
+
+def test_a_group_of_several_workers_shows_the_ranks_of_all():
+    with harness.Server([GroupOfProcesses(harness.BUNDLED, ranks=2, layout={"ulysses": 2})]) as server:
+        server.wait_ready()
+        draw(server, "several-1", steps=2)
+        time.sleep(0.2)
+        events = json.loads(show(server, "several-1").stdout)["traceEvents"]
+    rows = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    complete = [event for event in events if event["ph"] == "X"]
+    decoded = [event for event in complete if event["name"] == "decode"]
+    assert sorted(rows[event["tid"]] for event in decoded) == ["rank 0", "rank 1"]
+    [run] = [event for event in complete if event["name"] == "run"]
+    assert all(run["ts"] <= event["ts"] <= run["ts"] + run["dur"] for event in decoded)
+    # They decode together, and one clock is theirs.
+    first, second = sorted(decoded, key=lambda event: event["ts"])
+    assert second["ts"] < first["ts"] + first["dur"]
+
+
 def test_patchflow_trace_says_what_is_not_known(traced):
     shown = show(traced, "never-seen")
     assert shown.returncode != 0 and "GENERATION_NOT_FOUND" in shown.stderr
