@@ -106,6 +106,34 @@ TEST_F(BlackBoxTest, GoesOnWithoutAFolder) {
   EXPECT_EQ(boxes.Record(*group_, Loss("")), "");
 }
 
+TEST_F(BlackBoxTest, TheConfigurationSetsBoundsAndWatchdogsAndAllowsNoChaosByItself) {
+  std::filesystem::create_directory(folder_.path("model"));
+  const std::string least = "groups: [{model: model}]\n";
+  const auto plain = ParseConfig(least, "c.yaml", folder_.path());
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_FALSE(plain->chaos);
+  EXPECT_EQ(plain->supervision.phase_timeout, absl::Seconds(10));
+  const auto config = ParseConfig(
+      least +
+          "black_box: {directory: boxes, max_files: 7, max_bytes: 2000000}\nchaos: true\n"
+          "supervision: {first_run_timeout: 6s, phase_timeout: 3s}\n",
+      "c.yaml", folder_.path());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->black_box.directory, folder_.path("boxes"));
+  EXPECT_EQ(config->black_box.max_files, 7);
+  EXPECT_EQ(config->black_box.max_bytes, 2000000);
+  EXPECT_EQ(config->supervision.first_run_timeout, absl::Seconds(6));
+  EXPECT_EQ(config->supervision.phase_timeout, absl::Seconds(3));
+  EXPECT_TRUE(config->chaos);
+  const auto wrong = ParseConfig(least +
+                                     "black_box: {max_files: 0}\nchaos: sometimes\n"
+                                     "supervision: {phase_timeout: 10ms}\n",
+                                 "c.yaml", folder_.path());
+  for (const char* key : {"max_files", "chaos", "phase_timeout"}) {
+    EXPECT_THAT(std::string(wrong.status().message()), HasSubstr(key));
+  }
+}
+
 TEST_F(BlackBoxTest, HasADefaultFolder) {
   EXPECT_EQ(BlackBoxes({}).directory(), DefaultBlackBoxDirectory());
 }
