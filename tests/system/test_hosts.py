@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -204,6 +205,20 @@ def test_a_cancelled_job_stops_on_all_and_leaves_them_as_good_as_before(running,
         image = draw(running, model)
     assert image == draw(running, "one-ulysses" if model == "hosts" else "one-pipefusion")
     assert len(said(running, "worker lost")) == losses, "no worker was given up"
+
+
+def test_a_storm_of_cancels_loses_no_worker(running):
+    expected = draw(running, "two-pipefusion", count=2)
+    losses = len(said(running, "worker lost"))
+    dice = random.Random(7)
+    for _ in range(20):
+        asked = request("two-pipefusion", LONG_STEPS)
+        asked.image.count = 2
+        call = running.stub.GenerateImages(asked, timeout=120)
+        time.sleep(dice.random() * dice.choice((0.02, 0.3, 1)))
+        call.cancel()
+    assert draw(running, "two-pipefusion", count=2) == expected
+    assert len(said(running, "worker lost")) == losses
 
 
 def test_a_front_end_that_starts_anew_takes_the_group_over():
