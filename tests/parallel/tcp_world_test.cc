@@ -85,11 +85,11 @@ TEST(TcpWorldTest, LargeTensorsCrossBothWays) {
 TEST(TcpWorldTest, AThrowOnAGuestEndsAllWithItsMessage) {
   std::atomic<int> unblocked = 0;
   const std::string failure = FailureOf(4, [&unblocked](const Rank& rank) {
-    const auto all = rank.world.Split(0, "all");
-    if (rank.index() == 3) {
-      throw std::runtime_error("out of luck");
-    }
     try {
+      const auto all = rank.world.Split(0, "all");  // Others may still be in theirs.
+      if (rank.index() == 3) {
+        throw std::runtime_error("out of luck");
+      }
       all->AllReduceSum(at::zeros({1})).Wait();
     } catch (const CommunicatorError& error) {
       EXPECT_THAT(error.what(), HasSubstr("out of luck"));
