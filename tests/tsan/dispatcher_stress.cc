@@ -1,0 +1,110 @@
+#include "server/dispatcher.h"
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "tests/server/generations.h"
+#include "tests/server/scripted_worker.h"
+#include "tests/tsan/together.h"
+
+namespace patchflow {
+namespace {
+
+constexpr int kGenerations = 60;
+
+// A group with a worker that makes images on a thread of its own, and loses one job in nine.
+class Device {
+ public:
+  Device(const std::string& name, RequestQueue& queue, CostModel& costs, Registry& registry,
+         Metrics& metrics)
+      : group_({.name = name, .model = "", .model_name = "shapes", .layout = "", .workers = {}}),
+        worker_(std::make_shared<ScriptedWorker>([this](int n, ScriptedJob& job) {
+          threads_.emplace_back([n, &job] {
+            job.Step(job.request.image_indices(0), 1);
+            if (n % 9 == 8) {
+              job.End(absl::UnavailableError("Socket closed"));
+              return;
+            }
+            job.Images();
+            job.End(absl::OkStatus());
+          });
+        })) {
+    group_.SetServing(worker_, ScriptedWorker::Info());
+    dispatcher_ = std::make_unique<Dispatcher>(
+        Dispatcher::Parts{group_, queue, costs, registry, metrics.model("shapes")});
+  }
+  ~Device() {
+    group_.Stop();
+    dispatcher_.reset();
+    for (std::thread& thread : threads_) {
+      thread.join();
+    }
+  }
+  // What a supervisor does, and all that others ask of a group.
+  void Tend() {
+    if (group_.complaint().has_value()) {
+      group_.SetLost("lost", LossKind::kJob);
+      group_.SetServing(worker_, ScriptedWorker::Info());
+    }
+    group_.running();
+    group_.last_request_id();
+    group_.SilentFor();
+    group_.losses();
+  }
+
+ private:
+  Group group_;
+  std::vector<std::thread> threads_;  // Of the dispatcher's thread, and after it of the destructor.
+  std::shared_ptr<ScriptedWorker> worker_;
+  std::unique_ptr<Dispatcher> dispatcher_;
+};
+
+TEST(DispatcherStress, EndsEveryGenerationWhileWorkersAreLostAndCallersCancel) {
+  RequestQueue queue({.requests = kGenerations});
+  CostModel costs;
+  Registry registry(1 << 20, absl::Seconds(300));
+  Metrics metrics({"shapes"}, {"a", "b"});
+  std::vector<std::shared_ptr<Generation>> generations;
+  for (int i = 0; i < kGenerations; ++i) {
+    GenerationSpec spec = TestSpec(absl::StrCat("id-", i), 2);
+    spec.fingerprint = spec.request_id;
+    generations.push_back(MakeGeneration(std::move(spec)));
+  }
+  const auto ended = [&] {
+    return std::all_of(generations.begin(), generations.end(),
+                       [](const auto& generation) { return generation->ended(); });
+  };
+  Device a("a", queue, costs, registry, metrics);
+  Device b("b", queue, costs, registry, metrics);
+  const auto until = Clock::now() + std::chrono::seconds(40);
+  Together({[&] {
+              for (const auto& generation : generations) {
+                EXPECT_TRUE(queue.Push(generation).ok());
+              }
+            },
+            [&] {
+              for (int i = 0; i < kGenerations; i += 7) {
+                generations[i]->End(
+                    TestError(absl::StatusCode::kCancelled, reason::kCancelledByRequest));
+                queue.Remove(*generations[i]);
+                std::this_thread::sleep_for(std::chrono::milliseconds(2));
+              }
+            },
+            [&] {
+              while (!ended() && Clock::now() < until) {
+                a.Tend();
+                b.Tend();
+                costs.Expect("plan-1", generations[0]->spec().params());
+                std::this_thread::sleep_for(std::chrono::milliseconds(1));
+              }
+            }});
+  EXPECT_TRUE(ended());
+  for (int i = 0; i < kGenerations; ++i) {
+    const Standing standing = generations[i]->standing();
+    EXPECT_TRUE(standing.status.ok() || i % 7 == 0) << i << ": " << standing.status;
+  }
+  queue.Close();
+}
+
+}  // namespace
+}  // namespace patchflow
