@@ -22,7 +22,7 @@ QUEUE = 32
 SHAPE = ("--mix", "256x256:1")
 
 
-def run(seconds: float) -> dict:
+def run(seconds: float, min_part_of_peak: float = MIN_PART_OF_PEAK) -> dict:
     with FakeServer(1, STEP_MS, more={"limits": {"max_queue": QUEUE, "result_bytes": 1 << 20}}) as server:
         # The peak: a queue that is never empty and never full.
         closed = ("--concurrency", 8, "--warm-up", "1s", "--duration", max(3, seconds / 6), *SHAPE)
@@ -54,10 +54,10 @@ def run(seconds: float) -> dict:
             "outcomes": {name: outcome["count"] for name, outcome in row["outcomes"].items()},
             "late_p99_s": row["late_s"]["p99"],
         }
-        return result | {"faults": faults_of(result)}
+        return result | {"faults": faults_of(result, min_part_of_peak)}
 
 
-def faults_of(result: dict) -> list[str]:
+def faults_of(result: dict, min_part_of_peak: float) -> list[str]:
     faults = []
     if set(result["outcomes"]) != {"OK", "RESOURCE_EXHAUSTED/QUEUE_FULL"}:
         faults.append(f"outcomes other than OK and QUEUE_FULL: {result['outcomes']}")
@@ -65,7 +65,7 @@ def faults_of(result: dict) -> list[str]:
         faults.append(f"p99 of a rejection is {1000 * result['rejections']['p99']:.1f} ms")
     if result["without_retry_info"]:
         faults.append(f"{result['without_retry_info']} rejections without RetryInfo")
-    if result["part_of_peak"] < MIN_PART_OF_PEAK:
+    if result["part_of_peak"] < min_part_of_peak:
         faults.append(f"{100 * result['part_of_peak']:.1f} % of the peak's throughput")
     return faults
 

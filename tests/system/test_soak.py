@@ -35,7 +35,8 @@ def test_a_leak_fails_the_check_of_memory():
 
 # A slow machine with other work makes these slower, not wrong: bench/load has the bars.
 def test_what_is_too_much_is_refused_at_once_and_the_rest_goes_on():
-    faultless(overload.run(seconds=6))
+    # The peak is measured at other moments: on a machine that also compiles it is another one.
+    faultless(overload.run(seconds=6, min_part_of_peak=0.5))
 
 
 @pytest.mark.long
