@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+import urllib.request
 
 import grpc
 import harness
@@ -101,8 +102,7 @@ def test_a_broken_device_takes_its_group_out_of_service_but_not_the_server(tmp_p
         with pytest.raises(grpc.RpcError) as caught:
             harness.generate(server, pb.GenerateImagesRequest(prompt=pb.Prompt(text="a star")), timeout_s=20)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-        metrics = subprocess.run(
-            ["curl", "-s", f"http://{server.metrics_address}/metrics"], capture_output=True, text=True, timeout=20
-        ).stdout
+        with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=20) as page:
+            metrics = page.read().decode()
         assert re.search(r'patchflow_worker_losses_total\{[^}]*reason="sick_device"[^}]*\} 1', metrics), metrics
         assert re.search(r'patchflow_group_state\{[^}]*state="failed"[^}]*\} 1', metrics)
