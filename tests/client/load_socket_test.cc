@@ -29,18 +29,18 @@ TEST(CuttableChannelTest, CarriesCallsUntilItIsCut) {
   EXPECT_EQ(list(), grpc::UNAVAILABLE);
 }
 
-TEST(CuttableChannelTest, SpeaksOverUnixSocketsAndNames) {
+TEST(CuttableChannelTest, SpeaksOverUnixSocketsAndTcp) {
   const ScratchFolder folder;
   const std::string address = "unix:" + folder / "socket";
   FakeService service;
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort(address, grpc::InsecureServerCredentials());
-  builder.AddListeningPort("localhost:0", grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(&service);
   const auto server = builder.BuildAndStart();
   EXPECT_TRUE(CuttableChannel::Connect("unix:" + folder / "socket", absl::Seconds(5)).ok());
-  EXPECT_TRUE(CuttableChannel::Connect(absl::StrCat("localhost:", port), absl::Seconds(5)).ok());
+  EXPECT_TRUE(CuttableChannel::Connect(absl::StrCat("127.0.0.1:", port), absl::Seconds(5)).ok());
   server->Shutdown(std::chrono::system_clock::now());
 }
 
