@@ -74,7 +74,8 @@ ImageCollector::ImageCollector(Generation& generation, CostModel& costs,
 absl::Status ImageCollector::Take(worker::v1::ExecuteResponse& event) {
   switch (event.event_case()) {
     case worker::v1::ExecuteResponse::kStep:
-      if (event.step().phase() == worker::v1::JOB_PHASE_DENOISE) {
+      // A worker that is read late tells the newest alone: the last step, when it decodes already.
+      if (event.step().phase() != worker::v1::JOB_PHASE_TEXT) {
         generation_.SetStep(event.step().image_index(), event.step().steps_done());
       }
       return absl::OkStatus();

@@ -74,6 +74,16 @@ TEST_F(DispatcherTest, HandsOverImagesAndLearnsTheirCost) {
   EXPECT_EQ(worker_->job(0)->request.prompt(), "a red circle");
 }
 
+// The worker tells only where it stands when it is asked: the denoising may be over by then.
+TEST_F(DispatcherTest, KnowsTheLastStepFromTheDecoding) {
+  Serve([](int /*n*/, ScriptedJob& job) {
+    job.Step(0, 0, worker::v1::JOB_PHASE_TEXT);
+    job.Step(0, 1, worker::v1::JOB_PHASE_DECODE);
+  });
+  auto generation = Submit("a");
+  EXPECT_TRUE(Eventually([&] { return generation->standing().step == 1; }));
+}
+
 TEST_F(DispatcherTest, RunsOnlyTheMissingImagesAgain) {
   Serve([](int n, ScriptedJob& job) {
     if (n == 0) {

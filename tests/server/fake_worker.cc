@@ -77,6 +77,9 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
   ~FakeWorkerService() override {
     Die();
     server_->Wait();
+    if (dying_.joinable()) {
+      dying_.join();
+    }
   }
 
   bool Listen() {
@@ -217,7 +220,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
         _exit(1);
       }).detach();
     } else {
-      std::thread([this] { Die(); }).detach();
+      dying_ = std::thread([this] { Die(); });  // A call can't wait for itself to end.
     }
   }
 
@@ -243,7 +246,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       if (options_.own_process) {
         kill(getpid(), SIGKILL);
       }
-      std::thread([this] { Die(); }).detach();
+      dying_ = std::thread([this] { Die(); });  // A call can't wait for itself to end.
       Hang(context);
       return grpc::Status(grpc::StatusCode::UNAVAILABLE, "dead");
     }
@@ -405,6 +408,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
   const FakeWorkerOptions options_;
   const Clock::time_point started_ = Clock::now();
   std::atomic<bool> busy_ = false;
+  std::thread dying_;  // Set by the one call that runs.
   std::atomic<bool> frozen_ = false;
   std::atomic<bool> end_after_job_ = false;
   std::atomic<int> executions_ = 0;

@@ -23,10 +23,10 @@ class ScriptedJob {
   explicit ScriptedJob(worker::v1::ExecuteRequest asked) : request(std::move(asked)) {}
   const worker::v1::ExecuteRequest request;
 
-  void Step(int index, int steps) {
+  void Step(int index, int steps, worker::v1::JobPhase phase = worker::v1::JOB_PHASE_DENOISE) {
     worker::v1::ExecuteResponse event;
     event.mutable_step()->set_image_index(index);
-    event.mutable_step()->set_phase(worker::v1::JOB_PHASE_DENOISE);
+    event.mutable_step()->set_phase(phase);
     event.mutable_step()->set_steps_done(steps);
     Send(event);
   }
@@ -111,6 +111,18 @@ class LoneWorker : public WorkerClient {
   }
 };
 
+// A call for a job.
+class ScriptedCall final : public ExecuteCall {
+ public:
+  explicit ScriptedCall(std::shared_ptr<ScriptedJob> job) : job_(std::move(job)) {}
+  bool Read(worker::v1::ExecuteResponse& event) override { return job_->Read(event); }
+  absl::Status Finish() override { return job_->Finish(); }
+  void Cancel() override { job_->Cancel(); }
+
+ private:
+  const std::shared_ptr<ScriptedJob> job_;
+};
+
 class ScriptedWorker final : public LoneWorker {
  public:
   // Called in Execute(), for call number `n` from 0.
@@ -125,7 +137,7 @@ class ScriptedWorker final : public LoneWorker {
       jobs_.push_back(job);
     }
     script_(calls_++, *job);
-    return std::make_unique<Call>(job);
+    return std::make_unique<ScriptedCall>(job);
   }
   std::unique_ptr<WatchCall> Watch(absl::Duration,
                                    std::function<void(const worker::v1::WatchResponse&)>,
@@ -148,17 +160,6 @@ class ScriptedWorker final : public LoneWorker {
   }
 
  private:
-  class Call final : public ExecuteCall {
-   public:
-    explicit Call(std::shared_ptr<ScriptedJob> job) : job_(std::move(job)) {}
-    bool Read(worker::v1::ExecuteResponse& event) override { return job_->Read(event); }
-    absl::Status Finish() override { return job_->Finish(); }
-    void Cancel() override { job_->Cancel(); }
-
-   private:
-    const std::shared_ptr<ScriptedJob> job_;
-  };
-
   const Script script_;
   std::atomic<int> calls_ = 0;
   std::mutex mutex_;

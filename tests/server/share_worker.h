@@ -157,7 +157,7 @@ class ShareWorker final : public WorkerClient {
     auto job = std::make_shared<ScriptedJob>(request);
     const std::lock_guard<std::mutex> lock(mutex_);
     jobs_.push_back(job);
-    return std::make_unique<Call>(std::move(job));
+    return std::make_unique<ScriptedCall>(std::move(job));
   }
   std::unique_ptr<WatchCall> Watch(absl::Duration interval,
                                    std::function<void(const worker::v1::WatchResponse&)> on_beat,
@@ -188,17 +188,6 @@ class ShareWorker final : public WorkerClient {
     }
     return beat;
   }
-
-  class Call final : public ExecuteCall {
-   public:
-    explicit Call(std::shared_ptr<ScriptedJob> job) : job_(std::move(job)) {}
-    bool Read(worker::v1::ExecuteResponse& event) override { return job_->Read(event); }
-    absl::Status Finish() override { return job_->Finish(); }
-    void Cancel() override { job_->Cancel(); }
-
-   private:
-    const std::shared_ptr<ScriptedJob> job_;
-  };
 
   // Beats until it dies, or is another process than the one that was called.
   class Beats final : public WatchCall {
