@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
 
 import grpc  # noqa: E402
 
-from bench.load.fake_server import FakeServer, harness, load, write_result  # noqa: E402
+from bench.load.fake_server import FakeServer, conclude, harness, load  # noqa: E402
 from bench.load.join import accounting_faults  # noqa: E402
 from bench.load.soak import MAX_GROWTH_MIB  # noqa: E402
 
@@ -196,11 +196,7 @@ def main() -> int:
     parser.add_argument("--cancels", type=int, default=10_000)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args()
-    result = run(arguments.rounds, arguments.cancels, arguments.real_rounds)
-    write_result(arguments.out, result)
-    for fault in result["faults"]:
-        print(fault, file=sys.stderr)
-    return 1 if result["faults"] else 0
+    return conclude(arguments.out, run(arguments.rounds, arguments.cancels, arguments.real_rounds))
 
 
 if __name__ == "__main__":

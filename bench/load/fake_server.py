@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -167,10 +168,29 @@ def machine() -> dict:
     }
 
 
-def write_result(path: pathlib.Path | None, result: dict):
-    """To the file, or to the standard output."""
+class Beside:
+    """Does its _run() on a thread of its own inside a `with`, until _over is set."""
+
+    def __init__(self):
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._thread.join()
+
+
+def conclude(path: pathlib.Path | None, result: dict) -> int:
+    """Writes the result to the file, or to the standard output, and its faults to the other; the exit status."""
     text = json.dumps(result | {"machine": machine()}, indent=1) + "\n"
     if path is None:
         print(text, end="")
     else:
         path.write_text(text)
+    for fault in result["faults"]:
+        print(fault, file=sys.stderr)
+    return 1 if result["faults"] else 0

@@ -17,7 +17,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
@@ -25,13 +24,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
 import grpc  # noqa: E402
 
 from bench.load.fake_server import (  # noqa: E402
+    Beside,
     FakeServer,
     MeasuredServer,
+    conclude,
     fake_image_sha256,
     harness,
     kill_a_worker,
     load_command,
-    write_result,
 )
 from bench.load.join import Join  # noqa: E402
 
@@ -39,23 +39,14 @@ MAX_RECOVERY_BEYOND_LOAD_S = 5
 SHAPE = ("--mix", "256x256:4")
 
 
-class WorkerKiller:
+class WorkerKiller(Beside):
     """Kills the worker of a server `kills` times, each time when it works again and has completed something."""
 
     def __init__(self, server: MeasuredServer, kills: int):
         self.server, self.to_kill = server, kills
         self.recoveries_s = []
         self.loads_s = []  # From the new worker's start until it is ready: part of the recovery.
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        self._thread.join()
+        super().__init__()
 
     def _serving(self) -> bool:
         return sum(self.server.metric("patchflow_group_state", 'state="serving"')) > 0
@@ -133,22 +124,13 @@ def worker_kills(kills: int, requests_a_kill: int = 6) -> dict:
     }
 
 
-class Submitter:
+class Submitter(Beside):
     """Hands in detached jobs and leaves once they are accepted, whether the server is there or not."""
 
     def __init__(self):
         self.accepted = {}  # Seed by id.
         self._server = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        self._thread.join()
+        super().__init__()
 
     def use(self, server):
         self._server = server
@@ -226,11 +208,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args()
-    result = run(arguments.kills)
-    write_result(arguments.out, result)
-    for fault in result["faults"]:
-        print(fault, file=sys.stderr)
-    return 1 if result["faults"] else 0
+    return conclude(arguments.out, run(arguments.kills))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ import json
 import pathlib
 import subprocess
 import sys
-import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
 
-from bench.load.fake_server import FakeServer, kill_a_worker, load_command, write_result  # noqa: E402
+from bench.load.fake_server import Beside, FakeServer, conclude, kill_a_worker, load_command  # noqa: E402
 from bench.load.join import Join, accounting_faults  # noqa: E402
 
 MAX_GROWTH_MIB = 8
@@ -29,23 +28,14 @@ FLAT = {"result_bytes": 1 << 20, "result_age": "2s"}
 LEAKING = {"result_bytes": 8 << 30, "result_age": "10h"}
 
 
-class Disturber:
+class Disturber(Beside):
     """Watches progress and memory of a run, and kills workers evenly over it."""
 
     def __init__(self, server: FakeServer, requests: int, kills: int):
         self.server, self.requests, self.to_kill = server, requests, kills
         self.kills = 0
         self.samples = []  # (part done, MiB)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        self._thread.join()
+        super().__init__()
 
     def _run(self):
         while not self._over.wait(0.1):
@@ -110,11 +100,7 @@ def main() -> int:
     parser.add_argument("--leak", action="store_true")
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args()
-    result = run(arguments.requests, arguments.kills, arguments.leak)
-    write_result(arguments.out, result)
-    for fault in result["faults"]:
-        print(fault, file=sys.stderr)
-    return 1 if result["faults"] else 0
+    return conclude(arguments.out, run(arguments.requests, arguments.kills, arguments.leak))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
 
-from bench.load.fake_server import FakeServer, load, write_result  # noqa: E402
+from bench.load.fake_server import FakeServer, conclude, load  # noqa: E402
 
 MIN_HZ = {1: 1200, 4: 2000}  # By groups.
 MAX_ADDED_P50_S = 0.001
@@ -59,11 +59,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args()
-    result = run(arguments.seconds)
-    write_result(arguments.out, result)
-    for fault in result["faults"]:
-        print(fault, file=sys.stderr)
-    return 1 if result["faults"] else 0
+    return conclude(arguments.out, run(arguments.seconds))
 
 
 if __name__ == "__main__":
