@@ -14,6 +14,7 @@
 #include "client/commands.h"
 #include "client/receive.h"
 #include "client/server_error.h"
+#include "client/status_line.h"
 
 namespace patchflow {
 namespace {
@@ -31,7 +32,8 @@ class CaptionProgress {
         json_(run.display.json),
         quiet_(run.display.quiet),
         present_(run.plan.present),
-        total_(run.plan.present + static_cast<int>(run.plan.missing.size())) {}
+        total_(run.plan.present + static_cast<int>(run.plan.missing.size())),
+        line_(console) {}
 
   // One try has ended; `failed`: how many have failed as it stands.
   void Tried(int number, const GenerationResult& result, int failed) {
@@ -50,15 +52,14 @@ class CaptionProgress {
 
   void Note(const std::string& text) {
     const std::lock_guard lock(mutex_);
-    Clear();
+    line_.Clear();
     console_.err << Printable(text) << std::endl;
   }
 
   void End(int failed) {
     const std::lock_guard lock(mutex_);
     if (!quiet_) Show(failed);
-    if (bar_) console_.err << std::endl;
-    bar_ = false;
+    line_.Keep();
   }
 
   int drawn() const {
@@ -68,19 +69,7 @@ class CaptionProgress {
 
  private:
   void Show(int failed) {
-    std::string text = CaptionProgressText(drawn_, failed, present_, total_, absl::Now() - start_);
-    if (!console_.err_is_terminal) {
-      console_.err << text << std::endl;
-      return;
-    }
-    text.resize(std::min(text.size(), static_cast<size_t>(std::max(1, console_.columns) - 1)));
-    console_.err << "\r" << text << "\x1B[K" << std::flush;
-    bar_ = true;
-  }
-
-  void Clear() {
-    if (bar_) console_.err << "\r\x1B[K";
-    bar_ = false;
+    line_.Show(CaptionProgressText(drawn_, failed, present_, total_, absl::Now() - start_));
   }
 
   Console& console_;
@@ -92,7 +81,7 @@ class CaptionProgress {
   mutable std::mutex mutex_;
   int drawn_ = 0;
   absl::Time shown_at_ = absl::Now();
-  bool bar_ = false;
+  StatusLine line_;
 };
 
 // Of one image among many: says which one a note is about, and leaves out its steps.

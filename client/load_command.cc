@@ -1,6 +1,5 @@
 // patchflow load
 #include <CLI/App.hpp>
-#include <algorithm>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -12,6 +11,7 @@
 #include "client/commands.h"
 #include "client/generation_result.h"
 #include "client/load_report.h"
+#include "client/status_line.h"
 
 namespace patchflow {
 namespace {
@@ -27,31 +27,22 @@ struct Options {
 class LoadView {
  public:
   LoadView(const LoadOptions& options, Console& console)
-      : console_(console), quiet_(options.quiet) {}
+      : console_(console), quiet_(options.quiet), line_(console) {}
 
   void Show(const LoadProgress& progress) {
     if (quiet_) return;
     const absl::Time now = absl::Now();
     if (!console_.err_is_terminal && now - shown_at_ < kLinePeriod) return;
     shown_at_ = now;
-    std::string text = LoadProgressText(progress);
-    if (!console_.err_is_terminal) {
-      console_.err << text << std::endl;
-      return;
-    }
-    text.resize(std::min(text.size(), static_cast<size_t>(std::max(1, console_.columns) - 1)));
-    console_.err << "\r" << text << "\x1B[K" << std::flush;
-    bar_ = true;
+    line_.Show(LoadProgressText(progress));
   }
-  void End() {
-    if (bar_) console_.err << "\r\x1B[K" << std::flush;
-  }
+  void End() { line_.Clear(); }
 
  private:
   Console& console_;
   const bool quiet_;
+  StatusLine line_;
   absl::Time shown_at_ = absl::Now();
-  bool bar_ = false;
 };
 
 // 0 if anything succeeded; else that of the most frequent outcome. A broken stream is always told.
