@@ -255,6 +255,18 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadOneRank(const EngineOptions& options
 
 }  // namespace
 
+const char* NameOf(Phase phase) {
+  switch (phase) {
+    case Phase::kText:
+      return "text";
+    case Phase::kDenoise:
+      return "denoise";
+    case Phase::kDecode:
+      return "decode";
+  }
+  return "unknown";
+}
+
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Load(const EngineOptions& options,
                                                      EnginePorts ports) {
   return StatusOrOfThrowing<std::unique_ptr<Engine>>(

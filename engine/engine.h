@@ -38,6 +38,9 @@ struct ImageRequest {
 
 enum class Phase { kText, kDenoise, kDecode };
 
+// Lower case: "denoise".
+const char* NameOf(Phase phase);
+
 // The outside's hold on a running request. Called on the rank's thread. Continue() is also asked
 // between the tiles of the decoding, with num_steps + 1, num_steps + 2, ...
 class RequestMonitor : public StepMonitor {

@@ -12,19 +12,6 @@ namespace {
 
 constexpr absl::Duration kSlice = absl::Milliseconds(100);
 
-std::string NameOf(const std::optional<Phase>& phase) {
-  if (!phase.has_value()) return "start";
-  switch (*phase) {
-    case Phase::kText:
-      return "text";
-    case Phase::kDenoise:
-      return "denoise";
-    case Phase::kDecode:
-      return "decode";
-  }
-  return "unknown";
-}
-
 // The present phase, if it has not ended.
 void EndPhase(RankTrace& trace, RankTrace::Clock::time_point when) {
   if (trace.phases.empty()) return;
@@ -148,7 +135,8 @@ void GroupJob::Examine(absl::Duration passed, const Watch& watch) {
     failure_ = WithEngineReason(absl::UnavailableError(absl::StrCat(
                                     "rank ", watch.first_rank + static_cast<int>(i),
                                     " showed no progress for ", absl::FormatDuration(limit), " in ",
-                                    NameOf(rank.phase), ", after ", rank.steps_done, " steps")),
+                                    rank.phase.has_value() ? NameOf(*rank.phase) : "start",
+                                    ", after ", rank.steps_done, " steps")),
                                 "ENGINE_FAILED");
     return;
   }

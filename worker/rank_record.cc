@@ -8,18 +8,6 @@
 namespace patchflow {
 namespace {
 
-const char* NameOf(Phase phase) {
-  switch (phase) {
-    case Phase::kText:
-      return "text";
-    case Phase::kDenoise:
-      return "denoise";
-    case Phase::kDecode:
-      return "decode";
-  }
-  return "unknown";
-}
-
 class RecordedWork final : public Pending::Work {
  public:
   RecordedWork(Pending inner, RankRecord& record, const char* operation)
