@@ -45,7 +45,7 @@ inline constexpr std::array kAttentionSm90Schedules = {
     AttentionSm90Schedule::kTwo, AttentionSm90Schedule::kTwoPaired, AttentionSm90Schedule::kThree};
 std::string_view NameOf(AttentionSm90Schedule schedule);
 
-// The fastest on an H200, by how much of their last wave two and three warpgroups waste and by how
+// The fastest on an H100, by how much of their last wave two and three warpgroups waste and by how
 // fast they are in full waves; pure. Reads counts of the arguments and whether there is a bias.
 AttentionSm90Schedule ChooseAttentionSm90Schedule(const AttentionSm90Args& args,
                                                   int multiprocessors);

@@ -17,7 +17,7 @@ int64_t Waves(const AttentionSm90Args& args, int64_t warpgroups, int multiproces
 
 AttentionSm90Schedule ChooseAttentionSm90Schedule(const AttentionSm90Args& args,
                                                   int multiprocessors) {
-  // What a wave of blocks takes, in one unit: bench/results/attention_h200.json.
+  // What a wave of blocks takes, in one unit: bench/results/attention_h100.json.
   constexpr int64_t kCostOfTwo = 15;
   constexpr int64_t kCostOfThree = 18;
   if (args.key_bias != nullptr) {

@@ -160,7 +160,7 @@ TEST(AttentionSm90Test, LargeScoresDoNotOverflow) {
   EXPECT_LT(RelativeError(ours.o_BSHD, Reference(q, k, v, 0.1178).o_BSHD), 6e-3);
 }
 
-// On 132 multiprocessors, 16 heads: what was fastest on an H200, and partial waves.
+// On 132 multiprocessors, 16 heads: what was fastest on an H100, and partial waves.
 TEST(AttentionSm90Test, ChoosesTheScheduleThatWasMeasuredFastest) {
   const auto choice = [](int batch, int queries, int keys) {
     AttentionSm90Args args;
