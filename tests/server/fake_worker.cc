@@ -77,9 +77,6 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
   ~FakeWorkerService() override {
     Die();
     server_->Wait();
-    if (dying_.joinable()) {
-      dying_.join();
-    }
   }
 
   bool Listen() {
@@ -220,7 +217,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
         _exit(1);
       }).detach();
     } else {
-      dying_ = std::thread([this] { Die(); });  // A call can't wait for itself to end.
+      dying_ = std::jthread([this] { Die(); });  // A call can't wait for itself to end.
     }
   }
 
@@ -246,7 +243,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       if (options_.own_process) {
         kill(getpid(), SIGKILL);
       }
-      dying_ = std::thread([this] { Die(); });  // A call can't wait for itself to end.
+      dying_ = std::jthread([this] { Die(); });  // A call can't wait for itself to end.
       Hang(context);
       return grpc::Status(grpc::StatusCode::UNAVAILABLE, "dead");
     }
@@ -408,7 +405,6 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
   const FakeWorkerOptions options_;
   const Clock::time_point started_ = Clock::now();
   std::atomic<bool> busy_ = false;
-  std::thread dying_;  // Set by the one call that runs.
   std::atomic<bool> frozen_ = false;
   std::atomic<bool> end_after_job_ = false;
   std::atomic<int> executions_ = 0;
@@ -419,6 +415,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
   std::string failure_;
   ExecuteRequest last_request_;
   std::unique_ptr<grpc::Server> server_;
+  std::jthread dying_;  // Set by the one call that runs; joined before all else goes.
 };
 
 }  // namespace
