@@ -18,7 +18,6 @@ namespace {
 
 using Tile = std::optional<GemmTile>;
 constexpr Tile kCublas = std::nullopt;
-constexpr Tile k256x128 = GemmTile::k256x128;
 constexpr Tile k128x192 = GemmTile::k128x192;
 constexpr Tile kInTurns = GemmTile::k64x192InTurns;
 constexpr Tile kOverlapped = GemmTile::k128x192Overlapped;
@@ -39,7 +38,7 @@ struct FastestTiles {
 // how full its last wave is on 132 multiprocessors.
 constexpr std::array kFastest = {
     FastestTiles{
-        1152, 3456, GemmEpilogue::kBias, {k256x128, kCublas, kCublas, kInTurns, kOverlapped}},
+        1152, 3456, GemmEpilogue::kBias, {kCublas, kCublas, kCublas, kInTurns, kOverlapped}},
     FastestTiles{
         1152, 1152, GemmEpilogue::kBias, {kInTurns, k128x192, kCublas, kOverlapped, kInTurns}},
     FastestTiles{1152,
@@ -62,10 +61,6 @@ std::string_view NameOf(GemmTile tile) {
   switch (tile) {
     case GemmTile::k128x192:
       return "128x192";
-    case GemmTile::k256x128:
-      return "256x128";
-    case GemmTile::k128x256:
-      return "128x256";
     case GemmTile::k64x192InTurns:
       return "64x192 in turns";
     case GemmTile::k128x192Overlapped:

@@ -18,7 +18,6 @@ using cute::_1;
 using cute::_128;
 using cute::_192;
 using cute::_2;
-using cute::_256;
 using cute::_64;
 using cute::Shape;
 using Element = cutlass::bfloat16_t;
@@ -143,10 +142,6 @@ cudaError_t LaunchTile(const GemmSm90Args& args, GemmTile tile, cudaStream_t str
   switch (tile) {
     case GemmTile::k128x192:
       return Product<Epilogue, Shape<_128, _192, _64>, Shared, SharedEnd>::Launch(args, stream);
-    case GemmTile::k256x128:
-      return Product<Epilogue, Shape<_256, _128, _64>, Shared, SharedEnd>::Launch(args, stream);
-    case GemmTile::k128x256:
-      return Product<Epilogue, Shape<_128, _256, _64>, Shared, SharedEnd>::Launch(args, stream);
     case GemmTile::k64x192InTurns:
       return Product<Epilogue, Shape<_64, _192, _64>, Turns, TurnsEnd>::Launch(args, stream);
     case GemmTile::k128x192Overlapped:

@@ -20,10 +20,9 @@ enum class GemmEpilogue {
 // Rows x columns of a thread block's tile. Two warpgroups share one, or take turns on whole tiles,
 // or share one while they finish the one before. The last is our own kernel, the others are
 // CUTLASS's.
-enum class GemmTile { k128x192, k256x128, k128x256, k64x192InTurns, k128x192Overlapped };
+enum class GemmTile { k128x192, k64x192InTurns, k128x192Overlapped };
 inline constexpr int kOverlappedLeastIn = 1024;  // Of GemmSm90Args::in, for k128x192Overlapped.
-inline constexpr std::array kGemmTiles = {GemmTile::k128x192, GemmTile::k256x128,
-                                          GemmTile::k128x256, GemmTile::k64x192InTurns,
+inline constexpr std::array kGemmTiles = {GemmTile::k128x192, GemmTile::k64x192InTurns,
                                           GemmTile::k128x192Overlapped};
 std::string_view NameOf(GemmTile tile);
 
