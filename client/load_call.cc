@@ -11,13 +11,6 @@ namespace {
 constexpr absl::Duration kConnectTimeout = absl::Seconds(5);
 constexpr absl::Duration kCancelTimeout = absl::Seconds(20);
 
-// A CancelGeneration that nobody waits for.
-struct CancelCall {
-  grpc::ClientContext context;
-  v1::CancelGenerationRequest request;
-  v1::CancelGenerationResponse response;
-};
-
 }  // namespace
 
 LoadCall::LoadCall(const LoadTarget& target, int64_t number, PlannedRequest planned, absl::Time due,
@@ -81,12 +74,16 @@ void LoadCall::Leave() {
   }
 }
 
+void LoadCall::Cancel() {
+  context_.TryCancel();
+  cancel_.context.TryCancel();
+}
+
 void LoadCall::CallCancel() {
-  const auto cancel = std::make_shared<CancelCall>();
-  OwnConnection().Prepare(cancel->context, absl::Now() + kCancelTimeout);
-  cancel->request.set_request_id(planned_.request.request_id());
-  Stub()->async()->CancelGeneration(&cancel->context, &cancel->request, &cancel->response,
-                                    [cancel](const grpc::Status&) {});
+  OwnConnection().Prepare(cancel_.context, absl::Now() + kCancelTimeout);
+  cancel_.request.set_request_id(planned_.request.request_id());
+  Stub()->async()->CancelGeneration(&cancel_.context, &cancel_.request, &cancel_.response,
+                                    [self = shared_from_this()](const grpc::Status&) {});
 }
 
 void LoadCall::OnReadDone(bool ok) {

@@ -39,8 +39,8 @@ struct LoadTarget {
 };
 
 // A GenerateImages call. The owner holds it until `done` has been called, once, on a thread of
-// gRPC or of the timer. To be deleted on another thread than gRPC's: the last channel to go joins
-// those (gRPC 1.51).
+// gRPC or of the timer; a CancelGeneration that is not answered yet holds it longer. To be deleted
+// on another thread than gRPC's: the last channel to go joins those (gRPC 1.51).
 class LoadCall : public std::enable_shared_from_this<LoadCall>,
                  private grpc::ClientReadReactor<v1::GenerateImagesResponse>,
                  private GenerationEvents {
@@ -53,7 +53,7 @@ class LoadCall : public std::enable_shared_from_this<LoadCall>,
   // Sends it. A request of kDisconnect first connects, for up to 5 s.
   void Begin();
   // Ends the call at once from this side. Thread-safe.
-  void Cancel() { context_.TryCancel(); }
+  void Cancel();
 
  private:
   void Leave();
@@ -78,6 +78,11 @@ class LoadCall : public std::enable_shared_from_this<LoadCall>,
   std::unique_ptr<v1::ImageGenerationService::Stub> own_stub_;
   grpc::ClientContext context_;
   GenerationStream stream_;
+  struct {  // Of kCancelCall.
+    grpc::ClientContext context;
+    v1::CancelGenerationRequest request;
+    v1::CancelGenerationResponse response;
+  } cancel_;
   v1::GenerateImagesResponse message_;
   absl::Status broken_;  // By the server.
   LoadOutcome outcome_;

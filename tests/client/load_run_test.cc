@@ -178,6 +178,27 @@ TEST_F(LoadRunTest, EveryWayToLeaveEndsTheCall) {
   EXPECT_EQ(cancel_calls, 8);
 }
 
+TEST_F(LoadRunTest, ARunWaitsForTheAnswersToItsCancelCalls) {
+  std::atomic<int> cancelled = 0;
+  std::atomic<int> answered = 0;
+  service_.on_generate = [&](grpc::ServerContext&, const v1::GenerateImagesRequest&,
+                             const FakeService::Write&) {
+    while (cancelled < options_.requests) absl::SleepFor(absl::Milliseconds(1));
+    return grpc::Status::CANCELLED;
+  };
+  service_.on_cancel = [&](const std::string&, v1::CancelGenerationResponse&) {
+    ++cancelled;
+    absl::SleepFor(absl::Milliseconds(300));
+    ++answered;
+    return grpc::Status::OK;
+  };
+  options_.cancel_calls = 1;
+  options_.within = "5ms";
+  options_.requests = 4;
+  EXPECT_THAT(Run()[0].stats.outcomes, ElementsAre(Key("CANCELLED")));
+  EXPECT_EQ(answered, 4);
+}
+
 TEST_F(LoadRunTest, ADisconnectedClientIsGoneForTheServer) {
   std::atomic<int> gone = 0;
   service_.on_generate = [&](grpc::ServerContext& context, const v1::GenerateImagesRequest&,
