@@ -1,4 +1,4 @@
 import harness
 
-# Built only where there is nvcc, since it links NCCL; tests/bench/CMakeLists.txt leaves the same test out.
+# Built only where there is nvcc, since it links NCCL.
 collect_ignore = [] if (harness.BIN / "bench-parallel-steps").exists() else ["test_suite_on_cpus.py"]
