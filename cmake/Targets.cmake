@@ -45,6 +45,9 @@ function(patchflow_program name)
   endif()
 endfunction()
 
+# Claims spend their time in what they check, and compile a quarter to a third faster so.
+set(patchflow_test_options $<$<COMPILE_LANGUAGE:CXX>:-O1>)
+
 function(patchflow_test file)
   cmake_parse_arguments(arg "TORCH" "TIMEOUT" "DEPS;LABELS" ${ARGN})
   if(NOT arg_TIMEOUT)
@@ -55,6 +58,7 @@ function(patchflow_test file)
   add_executable(${target} ${CMAKE_SOURCE_DIR}/tests/${file})
   set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   target_link_libraries(${target} PRIVATE ${arg_DEPS} patchflow_flags GTest::gmock_main)
+  target_compile_options(${target} PRIVATE ${patchflow_test_options})
   if(arg_TORCH)
     target_link_libraries(${target} PRIVATE torch_cuda)
     patchflow_reuse_aten(${target})
