@@ -28,12 +28,12 @@ struct Block {
   Linear cross_q;
   Linear cross_kv;
   RowLinear cross_out;
-  Linear mlp_up;
-  RowLinear mlp_down;
+  MlpLayers mlp;
 };
 
-struct Modulation {
-  Tensor shift1_E, scale1_E, gate1_E, shift2_E, scale2_E, gate2_E;  // 1 is in the scales.
+struct BlockModulation {
+  Modulation attention;
+  Modulation mlp;
 };
 
 // One product instead of several over the same input.
@@ -67,8 +67,8 @@ Block ReadBlock(const PixArtConfig& config, WeightReader reader) {
   block.cross_q = heads("attn2.to_q");
   block.cross_kv = Stacked({heads("attn2.to_k"), heads("attn2.to_v")});
   block.cross_out = reader.SplitInputs("attn2.to_out.0", width, width, head);
-  block.mlp_up = reader.SplitOutputs("ff.net.0.proj", hidden, width, mlp_unit);
-  block.mlp_down = reader.SplitInputs("ff.net.2", width, hidden, mlp_unit);
+  block.mlp.up = reader.SplitOutputs("ff.net.0.proj", hidden, width, mlp_unit);
+  block.mlp.down = reader.SplitInputs("ff.net.2", width, hidden, mlp_unit);
   return block;
 }
 
@@ -118,12 +118,12 @@ class PixArt final : public Transformer {
 
  private:
   void ReadPatchLayers(WeightReader& reader);
-  std::vector<Modulation> ModulationsOf(BlockRange range, const StepContext& context) const;
-  // Without the layer behind them.
-  Tensor SelfAttentionOf(const Block& block, int index, const Tensor& x_BSE,
-                         const StepContext& context) const;
-  Tensor CrossAttentionOf(const Block& block, const Tensor& kv_BL2HD, const Tensor& h_BSE,
-                          const StepContext& context) const;
+  void PackLayers();
+  std::vector<BlockModulation> ModulationsOf(BlockRange range, const StepContext& context) const;
+  // Without the layer behind it.
+  Tensor SelfAttentionOf(int index, const Tensor& qkv_BSO, const StepContext& context) const;
+  // With it, and added to h in its memory.
+  Tensor AddTextAttention(int index, const Tensor& h_BSE, const StepContext& context) const;
 
   PixArtConfig config_;
   BlockRange held_;
@@ -171,8 +171,25 @@ PixArt::PixArt(const PixArtConfig& config, BlockRange blocks, WeightReader reade
   reader.Skip("pos_embed.pos_embed");
   reader.Skip("caption_projection.y_embedding");
   parameter_bytes_ = reader.bytes_read();
-  if (reader.Finish().ok() && !tables.empty()) {
+  if (!reader.Finish().ok()) {
+    return;
+  }
+  if (!tables.empty()) {
     tables_N6E_ = at::stack(tables);
+  }
+  PackLayers();
+}
+
+// What is folded into a text is read as it stands in the file, too.
+void PixArt::PackLayers() {
+  layers_->Pack(caption_up_, Original::kDrop);
+  for (Block& block : blocks_) {
+    layers_->Pack(block.qkv, Original::kDrop);
+    layers_->Pack(block.out, Original::kDrop);
+    layers_->Pack(block.cross_q, Original::kKeep);
+    layers_->Pack(block.cross_out, Original::kKeep);
+    layers_->Pack(block.mlp.up, Original::kDrop);
+    layers_->Pack(block.mlp.down, Original::kDrop);
   }
 }
 
@@ -217,6 +234,9 @@ std::unique_ptr<Conditioning> PixArt::Prepare(const Prompt& prompt, TokenGrid gr
   for (const Block& block : blocks_) {
     out->kv_BL2HD.push_back(block.cross_kv(text_BLE).view(
         {text_BLE.size(0), text_BLE.size(1), 2, heads_, config_.common.head_size}));
+    FoldedText folded =
+        layers_->Fold(block.cross_q, block.cross_out, out->kv_BL2HD.back(), out->bias_B11L);
+    if (folded.defined()) out->folded.push_back(std::move(folded));
   }
   return out;
 }
@@ -228,58 +248,61 @@ Tensor PixArt::Embed(const Tensor& x_BSC, const StepContext& context) const {
   return h_BSE.add_(conditioning.positions_SE.narrow(0, context.span.begin, context.span.size()));
 }
 
-std::vector<Modulation> PixArt::ModulationsOf(BlockRange range, const StepContext& context) const {
+std::vector<BlockModulation> PixArt::ModulationsOf(BlockRange range,
+                                                   const StepContext& context) const {
   const PixArtConditioning& conditioning = ConditioningOf(context);
   const Tensor of_step =
       at::index_select(conditioning.modulation_TM, 0, context.step).view({1, kModulations, -1});
   const Tensor sum = tables_N6E_.narrow(0, range.begin - held_.begin, range.size()) + of_step;
   const std::vector<Tensor> rows = sum.to(layers_->modulation_dtype()).flatten(0, 1).unbind(0);
-  std::vector<Modulation> modulations;
+  std::vector<BlockModulation> modulations;
   for (size_t i = 0; i < rows.size(); i += kModulations) {
     modulations.push_back(
-        {rows[i], rows[i + 1], rows[i + 2], rows[i + 3], rows[i + 4], rows[i + 5]});
+        {.attention = {.scale_E = rows[i + 1], .shift_E = rows[i], .gate_E = rows[i + 2]},
+         .mlp = {.scale_E = rows[i + 4], .shift_E = rows[i + 3], .gate_E = rows[i + 5]}});
   }
   return modulations;
 }
 
-Tensor PixArt::SelfAttentionOf(const Block& block, int index, const Tensor& x_BSE,
-                               const StepContext& context) const {
+Tensor PixArt::SelfAttentionOf(int index, const Tensor& qkv_BSO, const StepContext& context) const {
   const std::vector<Tensor> qkv =
-      layers_->Product(block.qkv, x_BSE)
-          .view({x_BSE.size(0), x_BSE.size(1), 3, heads_, config_.common.head_size})
+      qkv_BSO.view({qkv_BSO.size(0), qkv_BSO.size(1), 3, heads_, config_.common.head_size})
           .unbind(2);
   return context.attention.Attend({index, context.span, qkv[0], qkv[1], qkv[2]}).flatten(2);
 }
 
-Tensor PixArt::CrossAttentionOf(const Block& block, const Tensor& kv_BL2HD, const Tensor& h_BSE,
-                                const StepContext& context) const {
+Tensor PixArt::AddTextAttention(int index, const Tensor& h_BSE, const StepContext& context) const {
   const PixArtConditioning& conditioning = ConditioningOf(context);
+  const size_t held = index - held_.begin;
+  if (!conditioning.folded.empty()) {
+    return layers_->AttendFolded(h_BSE, conditioning.folded[held], context.tensor_axis);
+  }
+  const Block& block = blocks_[held];
+  const Tensor& kv_BL2HD = conditioning.kv_BL2HD[held];
   const Tensor q_BSHD = layers_->Product(block.cross_q, h_BSE)
                             .view({h_BSE.size(0), h_BSE.size(1), heads_, config_.common.head_size});
-  return Sdpa(q_BSHD, kv_BL2HD.select(2, 0), kv_BL2HD.select(2, 1), conditioning.bias_B11L)
-      .flatten(2);
+  const Tensor x_BSI =
+      Sdpa(q_BSHD, kv_BL2HD.select(2, 0), kv_BL2HD.select(2, 1), conditioning.bias_B11L).flatten(2);
+  return layers_->Residual(h_BSE, block.cross_out, x_BSI, {}, context.tensor_axis, SumInto::kSame);
 }
 
 Tensor PixArt::RunBlocks(BlockRange range, Tensor h_BSE, const StepContext& context) const {
   TORCH_CHECK(held_.begin <= range.begin && range.begin <= range.end && range.end <= held_.end,
               "blocks [", range.begin, ", ", range.end, ") are not within those held, [",
               held_.begin, ", ", held_.end, ")");
-  const PixArtConditioning& conditioning = ConditioningOf(context);
   if (range.size() == 0) {
     return h_BSE;
   }
-  const std::vector<Modulation> modulations = ModulationsOf(range, context);
+  const std::vector<BlockModulation> modulations = ModulationsOf(range, context);
   PartialSum& sum = context.tensor_axis;
   for (int i = range.begin; i < range.end; ++i) {
     const Block& block = blocks_[i - held_.begin];
-    const Modulation& m = modulations[i - range.begin];
-    Tensor x_BSE = layers_->Normed(h_BSE, m.scale1_E, m.shift1_E);
-    x_BSE = SelfAttentionOf(block, i, x_BSE, context);
-    h_BSE = layers_->Residual(h_BSE, block.out, x_BSE, m.gate1_E, sum, SumInto::kNew);
-    x_BSE = CrossAttentionOf(block, conditioning.kv_BL2HD[i - held_.begin], h_BSE, context);
-    h_BSE = layers_->Residual(h_BSE, block.cross_out, x_BSE, {}, sum, SumInto::kSame);
-    x_BSE = layers_->Gelu(block.mlp_up, layers_->Normed(h_BSE, m.scale2_E, m.shift2_E));
-    h_BSE = layers_->Residual(h_BSE, block.mlp_down, x_BSE, m.gate2_E, sum, SumInto::kSame);
+    const auto& [attention, mlp] = modulations[i - range.begin];
+    const Tensor qkv_BSO = layers_->NormedProduct(block.qkv, h_BSE, attention);
+    const Tensor x_BSI = SelfAttentionOf(i, qkv_BSO, context);
+    h_BSE = layers_->Residual(h_BSE, block.out, x_BSI, attention.gate_E, sum, SumInto::kNew);
+    h_BSE = AddTextAttention(i, h_BSE, context);
+    h_BSE = layers_->Mlp(h_BSE, block.mlp, mlp, sum);
   }
   return h_BSE;
 }

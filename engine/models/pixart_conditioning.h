@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/models/pixart_config.h"
+#include "engine/models/pixart_layers.h"
 #include "engine/transformer.h"
 #include "engine/weights/weight_reader.h"
 
@@ -16,11 +17,12 @@ namespace patchflow {
 // T: steps, rounded up to whole multiples of 64 so that requests of different steps have the same
 // shapes.
 struct PixArtConditioning final : Conditioning {
-  Tensor positions_SE;           // float32, in the denoiser's order of tokens.
-  Tensor modulation_TM;          // float32, 6 E columns: what every block adds to its own table.
-  Tensor embedded_TE;            // float32: what the final layer adds to its table.
-  Tensor bias_B11L;              // Compute dtype, aligned: 0, or -10000 for padding.
-  std::vector<Tensor> kv_BL2HD;  // Of the blocks held here, in order.
+  Tensor positions_SE;             // float32, in the denoiser's order of tokens.
+  Tensor modulation_TM;            // float32, 6 E columns: what every block adds to its own table.
+  Tensor embedded_TE;              // float32: what the final layer adds to its table.
+  Tensor bias_B11L;                // Compute dtype, aligned: 0, or -10000 for padding.
+  std::vector<Tensor> kv_BL2HD;    // Of the blocks held here, in order.
+  std::vector<FoldedText> folded;  // Of the blocks held here, in place of kv; or none.
 
   std::vector<Tensor> tensors() const override;
   std::unique_ptr<Conditioning> Clone() const override;

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "engine/models/pixart_layers_cpu.h"
 #ifdef PATCHFLOW_CUDA
 #include "engine/models/pixart_layers_sm90.h"
 #endif
@@ -58,6 +59,27 @@ class AtenLayers final : public PixArtLayers {
 
 }  // namespace
 
+Tensor PixArtLayers::NormedProduct(const Linear& layer, const Tensor& h_BSE,
+                                   const Modulation& modulation) {
+  return Product(layer, Normed(h_BSE, modulation.scale_E, modulation.shift_E));
+}
+
+Tensor PixArtLayers::Mlp(const Tensor& h_BSE, const MlpLayers& layers, const Modulation& modulation,
+                         PartialSum& tensor_axis) {
+  const Tensor hidden_BSF = Gelu(layers.up, Normed(h_BSE, modulation.scale_E, modulation.shift_E));
+  return Residual(h_BSE, layers.down, hidden_BSF, modulation.gate_E, tensor_axis, SumInto::kSame);
+}
+
+FoldedText PixArtLayers::Fold(const Linear& /*q*/, const RowLinear& /*out*/,
+                              const Tensor& /*kv_BL2HD*/, const Tensor& /*bias_B11L*/) const {
+  return {};
+}
+
+Tensor PixArtLayers::AttendFolded(const Tensor& /*h_BSE*/, const FoldedText& /*text*/,
+                                  PartialSum& /*tensor_axis*/) {
+  TORCH_CHECK(false, "attention to a folded text: of layers that fold none");
+}
+
 std::unique_ptr<PixArtLayers> MakeAtenLayers(at::ScalarType dtype, double norm_eps) {
   return std::make_unique<AtenLayers>(dtype, norm_eps);
 }
@@ -68,6 +90,10 @@ std::unique_ptr<PixArtLayers> MakeLayers(const PixArtLayersOptions& options) {
     return MakeSm90Layers(options.norm_eps);
   }
 #endif
+  const CpuKernels* const cpu = CpuKernelsHere();
+  if (options.device.is_cpu() && options.dtype == at::kFloat && cpu != nullptr) {
+    return MakeCpuLayers(*cpu, options.norm_eps);
+  }
   return MakeAtenLayers(options.dtype, options.norm_eps);
 }
 

@@ -33,9 +33,18 @@ struct UnitRange {
 };
 UnitRange ShareOf(int64_t total_units, TensorShard shard);
 
+// A weight in the order in which kernels read it, where some have an order of their own
+// (engine/kernels/cpu_kernels.h).
+struct WeightPanels {
+  Tensor elements;  // Undefined if there is none.
+  int64_t out = 0;
+  int64_t in = 0;
+};
+
 struct Linear {
   Tensor weight_OI;
   Tensor bias_O;  // Undefined if the layer has none.
+  WeightPanels panels = {};
   Tensor operator()(const Tensor& x) const;
 };
 
@@ -45,6 +54,7 @@ struct RowLinear {
   Tensor weight_OI;
   Tensor bias_O;
   bool whole = false;
+  WeightPanels panels = {};
   Tensor operator()(const Tensor& x, PartialSum& tensor_axis) const;
 };
 

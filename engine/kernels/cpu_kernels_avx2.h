@@ -1,0 +1,9 @@
+#pragma once
+
+#include "engine/kernels/cpu_kernels.h"
+
+namespace patchflow {
+
+extern const CpuKernels kAvx2Kernels;
+
+}  // namespace patchflow

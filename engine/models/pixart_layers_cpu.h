@@ -1,0 +1,18 @@
+// The layers of a block by the CPU kernels of engine/kernels: weights laid out once, what follows a
+// product done while its tile is in registers, and as few rounds of all threads as ports allow.
+#pragma once
+
+#include <memory>
+
+#include "engine/kernels/cpu_kernels.h"
+#include "engine/models/pixart_layers.h"
+
+namespace patchflow {
+
+// For float32 on this processor; null if there are none.
+const CpuKernels* CpuKernelsHere();
+
+// `kernels` must outlive the result.
+std::unique_ptr<PixArtLayers> MakeCpuLayers(const CpuKernels& kernels, double norm_eps);
+
+}  // namespace patchflow
