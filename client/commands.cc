@@ -34,6 +34,7 @@ int RunClient(int argc, const char* const* argv, Console& console, Interrupt& in
   AddReplayCommand(app, session);
   AddDiagnoseCommand(app, session);
   AddChaosCommand(app, session);
+  AddAdminCommand(app, session);
   for (CLI::App* command : app.get_subcommands({})) command->footer(ExitCodeHelp());
   try {
     app.parse(argc, argv);

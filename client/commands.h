@@ -28,6 +28,7 @@ void AddLoadCommand(CLI::App& app, Session& session);
 void AddReplayCommand(CLI::App& app, Session& session);
 void AddDiagnoseCommand(CLI::App& app, Session& session);
 void AddChaosCommand(CLI::App& app, Session& session);
+void AddAdminCommand(CLI::App& app, Session& session);
 
 // The whole program: parses, runs, reports. Returns the exit status.
 int RunClient(int argc, const char* const* argv, Console& console, Interrupt& interrupt);

@@ -62,4 +62,14 @@ grpc::ServerUnaryReactor* AdminService::SetLogLevel(Context* context,
   return Answer(context, "SetLogLevel", status);
 }
 
+grpc::ServerUnaryReactor* AdminService::LoadModel(Context* context,
+                                                  const admin::v1::LoadModelRequest* request,
+                                                  admin::v1::LoadModelResponse* response) {
+  auto load = actions_.load(request->model(), request->folder());
+  if (load.ok()) {
+    *response->mutable_load() = *std::move(load);
+  }
+  return Answer(context, "LoadModel", load.status());
+}
+
 }  // namespace patchflow

@@ -4,8 +4,10 @@
 #include <grpcpp/server_context.h>
 
 #include <functional>
+#include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "patchflow/admin/v1/admin.grpc.pb.h"
 
 namespace patchflow {
@@ -16,6 +18,9 @@ struct AdminActions {
   std::function<admin::v1::ListWorkersResponse()> workers;
   std::function<admin::v1::DrainResponse()> drain;
   std::function<absl::Status()> resume;
+  std::function<absl::StatusOr<admin::v1::ModelLoad>(const std::string& model,
+                                                     const std::string& folder)>
+      load;
 };
 
 class AdminService final : public admin::v1::AdminService::CallbackService {
@@ -36,6 +41,8 @@ class AdminService final : public admin::v1::AdminService::CallbackService {
   grpc::ServerUnaryReactor* SetLogLevel(Context* context,
                                         const admin::v1::SetLogLevelRequest* request,
                                         admin::v1::SetLogLevelResponse* response) override;
+  grpc::ServerUnaryReactor* LoadModel(Context* context, const admin::v1::LoadModelRequest* request,
+                                      admin::v1::LoadModelResponse* response) override;
 
  private:
   const AdminActions actions_;

@@ -109,6 +109,7 @@ absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequ
   if (!model.ok()) {
     return model.status();
   }
+  std::shared_ptr<const void> entered = (*model)->Enter();
   auto plan = (*model)->ChoosePlan();
   if (!plan.ok()) {
     return plan.status();
@@ -123,6 +124,7 @@ absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequ
     }
   }
   Draft draft{*model, *std::move(plan), {}};
+  draft.entered = std::move(entered);
   draft.trace = caller.trace;
   params->set_layout(draft.plan.layout());
   if (!request.sampling().has_seed()) {

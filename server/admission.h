@@ -73,6 +73,7 @@ class Admission {
     GenerationSpec spec;
     bool seed_drawn = false;
     TraceOrigin trace = {};
+    std::shared_ptr<const void> entered = nullptr;  // See ServedModel::Enter().
   };
   // Validated, with everything but its place in the queue.
   absl::StatusOr<Draft> Prepare(const v1::GenerateImagesRequest& request, const Caller& caller);

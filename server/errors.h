@@ -41,6 +41,9 @@ inline constexpr char kCancelledByRequest[] = "CANCELLED_BY_REQUEST";
 inline constexpr char kNonFiniteOutput[] = "NON_FINITE_OUTPUT";
 inline constexpr char kPoisonRequest[] = "POISON_REQUEST";
 inline constexpr char kInternal[] = "INTERNAL";
+// To operators only.
+inline constexpr char kLoadRefused[] = "LOAD_REFUSED";
+inline constexpr char kNotEnoughMemory[] = "NOT_ENOUGH_MEMORY";
 // Between the front end and a worker only.
 inline constexpr char kWorkerBusy[] = "WORKER_BUSY";
 }  // namespace reason

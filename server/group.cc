@@ -36,7 +36,8 @@ const char* Name(LossKind kind) {
   return "";
 }
 
-Group::Group(GroupConfig config) : config_(std::move(config)) {}
+Group::Group(GroupConfig config, std::map<LossKind, int> losses)
+    : config_(std::move(config)), losses_(std::move(losses)) {}
 
 GroupState Group::state() const {
   std::lock_guard<std::mutex> lock(mutex_);

@@ -58,7 +58,8 @@ struct Incarnation {
 // Thread-safe. The hooks are called without locks held.
 class Group {
  public:
-  explicit Group(GroupConfig config);
+  // `losses`: those that count from the start, of the group that it follows.
+  explicit Group(GroupConfig config, std::map<LossKind, int> losses = {});
 
   const GroupConfig& config() const { return config_; }
 
@@ -88,6 +89,12 @@ class Group {
   // Its worker's last heartbeat.
   worker::v1::WatchResponse last_beat() const;
 
+  // -- whoever replaces it
+  // No more work comes for its plan: its dispatcher ends when none is left.
+  void Retire() { retiring_ = true; }
+  // Whether its dispatcher has ended so.
+  bool drained() const { return drained_; }
+
   // -- its supervisor
   void SetServing(std::shared_ptr<JobRunner> client, worker::v1::DescribeResponse info);
   // Counts a failure, unless the worker was not yet lost and ended on request.
@@ -113,6 +120,8 @@ class Group {
   void SetRunning(uint64_t epoch, std::shared_ptr<Generation> generation,
                   std::function<void()> abort);
   void SetIdle();
+  bool retiring() const { return retiring_; }
+  void SetDrained() { drained_ = true; }
   // The running job said something.
   void NoteEvent() { last_event_ = Clock::now(); }
 
@@ -138,6 +147,8 @@ class Group {
   std::string last_request_id_;
   std::function<void()> abort_;
   std::atomic<Clock::time_point> last_event_ = Clock::now();
+  std::atomic<bool> retiring_ = false;
+  std::atomic<bool> drained_ = false;
 };
 
 }  // namespace patchflow

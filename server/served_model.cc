@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
@@ -53,14 +54,55 @@ absl::Status FailedError() {
 ServedModel::ServedModel(std::string name, std::vector<Group*> groups, const Limits& limits,
                          const ModelMetrics& metrics)
     : name_(std::move(name)),
-      groups_(std::move(groups)),
       limits_(limits),
       metrics_(metrics),
       queue_(QueueBounds{.requests = static_cast<size_t>(limits.max_queue),
-                         .work = limits.max_queue_work}) {}
+                         .work = limits.max_queue_work}),
+      groups_(std::move(groups)) {}
+
+std::vector<Group*> ServedModel::groups() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return groups_;
+}
+
+std::vector<Group*> ServedModel::leaving() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return leaving_;
+}
+
+std::vector<Group*> ServedModel::AllGroups() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<Group*> all = groups_;
+  all.insert(all.end(), leaving_.begin(), leaving_.end());
+  return all;
+}
+
+bool ServedModel::Serves(const Group& group) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return std::find(groups_.begin(), groups_.end(), &group) != groups_.end();
+}
+
+std::weak_ptr<const void> ServedModel::Switch(std::vector<Group*> next) {
+  std::shared_ptr<const void> entered = std::make_shared<int>();
+  std::lock_guard<std::mutex> lock(mutex_);
+  leaving_ = std::exchange(groups_, std::move(next));
+  entered_.swap(entered);
+  return entered;
+}
+
+void ServedModel::DropLeaving() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  leaving_.clear();
+}
+
+std::shared_ptr<const void> ServedModel::Enter() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return entered_;
+}
 
 bool ServedModel::ready() const {
-  return std::any_of(groups_.begin(), groups_.end(),
+  const std::vector<Group*> groups = this->groups();
+  return std::any_of(groups.begin(), groups.end(),
                      [](const Group* group) { return group->state() == GroupState::kServing; });
 }
 
@@ -68,7 +110,7 @@ v1::Model ServedModel::Describe() const {
   v1::Model model;
   model.set_name(name_);
   std::vector<std::string> layouts;
-  for (const Group* group : groups_) {
+  for (const Group* group : groups()) {
     if (auto info = group->info()) {
       if (layouts.empty()) {
         model = Describe(*info);
@@ -100,24 +142,25 @@ v1::Model ServedModel::Describe(const worker::v1::DescribeResponse& info) const 
 }
 
 absl::StatusOr<worker::v1::DescribeResponse> ServedModel::ChoosePlan() const {
+  const std::vector<Group*> groups = this->groups();
   std::vector<Group*> candidates;
-  for (Group* group : groups_) {
+  for (Group* group : groups) {
     if (group->state() == GroupState::kServing) {
       candidates.push_back(group);
     }
   }
   bool failed = false;
   bool recovering = false;
-  for (Group* group : groups_) {
+  for (Group* group : groups) {
     failed = failed || group->state() == GroupState::kFailed;
     recovering = recovering || group->state() == GroupState::kRecovering;
   }
   if (candidates.empty()) {
-    std::copy_if(groups_.begin(), groups_.end(), std::back_inserter(candidates),
+    std::copy_if(groups.begin(), groups.end(), std::back_inserter(candidates),
                  [](const Group* group) { return ServesSoon(*group); });
   }
   if (candidates.empty() && recovering) {
-    return RecoveringError(groups_);
+    return RecoveringError(groups);
   }
   if (candidates.empty() && failed) {
     return FailedError();
@@ -152,7 +195,7 @@ absl::StatusOr<worker::v1::DescribeResponse> ServedModel::ChoosePlan() const {
 
 std::vector<Group*> ServedModel::GroupsOf(const std::string& plan_digest) const {
   std::vector<Group*> groups;
-  for (Group* group : groups_) {
+  for (Group* group : AllGroups()) {
     auto info = group->info();
     if (info.has_value() && info->plan_digest() == plan_digest &&
         group->state() != GroupState::kFailed) {
@@ -210,20 +253,21 @@ absl::Duration ServedModel::BestWait(const std::string& plan_digest,
 }
 
 void ServedModel::EndHopeless(absl::Duration recovery_timeout) {
-  for (const Group* group : groups_) {
+  const std::vector<Group*> groups = AllGroups();
+  for (const Group* group : groups) {
     if (group->state() == GroupState::kStarting) {
       return;  // What an earlier life of the server accepted may be of its plan.
     }
   }
   bool all_failed = true;
   absl::Duration out = absl::InfiniteDuration();
-  for (const Group* group : groups_) {
+  for (const Group* group : groups) {
     all_failed = all_failed && group->state() == GroupState::kFailed;
     out = std::min(out, group->OutOfServiceFor());
   }
   if (all_failed || out >= recovery_timeout) {
     for (const auto& generation : queue_.Take()) {
-      generation->End(all_failed ? FailedError() : RecoveringError(groups_));
+      generation->End(all_failed ? FailedError() : RecoveringError(groups));
     }
     return;
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,7 +25,11 @@ class ServedModel {
               const ModelMetrics& metrics);
 
   const std::string& name() const { return name_; }
-  const std::vector<Group*>& groups() const { return groups_; }
+  // Those that take what comes now.
+  std::vector<Group*> groups() const;
+  // Those that were replaced and finish what was accepted before.
+  std::vector<Group*> leaving() const;
+  bool Serves(const Group& group) const;
   RequestQueue& queue() { return queue_; }
   CostModel& costs() { return costs_; }
   const ModelMetrics& metrics() const { return metrics_; }
@@ -39,6 +44,14 @@ class ServedModel {
   // will soon serve again. UNAVAILABLE: STARTING while no group was ever ready, ENGINE_RECOVERING
   // while none will be soon, ENGINE_FAILED when all are given up.
   absl::StatusOr<worker::v1::DescribeResponse> ChoosePlan() const;
+
+  // Puts `next`, which must be ready, in the place of the groups, which leave. What is returned
+  // expires once everything that may still choose a plan of theirs is queued: see Enter().
+  std::weak_ptr<const void> Switch(std::vector<Group*> next);
+  // Forgets the groups that leave.
+  void DropLeaving();
+  // Held by whoever chooses a plan from before it does until what it makes is queued or refused.
+  std::shared_ptr<const void> Enter() const;
 
   // Until a generation that comes now, with `ahead` before it, runs. Nothing if a cost is unknown.
   std::optional<absl::Duration> EstimateWait(
@@ -56,13 +69,19 @@ class ServedModel {
 
  private:
   std::vector<Group*> GroupsOf(const std::string& plan_digest) const;
+  // Also those that leave.
+  std::vector<Group*> AllGroups() const;
 
   const std::string name_;
-  const std::vector<Group*> groups_;
   const Limits limits_;
   const ModelMetrics& metrics_;
   RequestQueue queue_;
   CostModel costs_;
+
+  mutable std::mutex mutex_;
+  std::vector<Group*> groups_;
+  std::vector<Group*> leaving_;
+  std::shared_ptr<const void> entered_ = std::make_shared<int>();  // Since the last Switch().
 };
 
 }  // namespace patchflow

@@ -8,7 +8,6 @@
 #include "absl/time/clock.h"
 #include "server/caller.h"
 #include "server/errors.h"
-#include "server/grpc_worker_client.h"
 #include "server/log.h"
 #include "server/otlp_client.h"
 #include "server/random.h"
@@ -21,31 +20,6 @@ namespace {
 constexpr absl::Duration kTick = absl::Milliseconds(250);
 constexpr auto kDrainPoll = std::chrono::milliseconds(5);
 constexpr absl::Duration kLastWrites = absl::Seconds(2);
-constexpr size_t kMaxSocketPath = 100;  // sun_path has 108 bytes.
-
-// A directory of ours alone, with a path that leaves room for socket names.
-absl::StatusOr<std::string> MakeSocketDirectory() {
-  std::error_code error;
-  std::string base = std::filesystem::temp_directory_path(error).string();
-  if (error || base.size() > kMaxSocketPath - 48) {
-    base = "/tmp";
-  }
-  std::string path = absl::StrCat(base, "/patchflow.XXXXXX");
-  if (mkdtemp(path.data()) == nullptr) {
-    return absl::UnavailableError(absl::StrCat("cannot make a directory in ", base));
-  }
-  return path;
-}
-
-std::vector<std::string> ModelNames(const ServerConfig& config) {
-  std::vector<std::string> names;
-  for (const GroupConfig& group : config.groups) {
-    if (std::find(names.begin(), names.end(), group.model_name) == names.end()) {
-      names.push_back(group.model_name);
-    }
-  }
-  return names;
-}
 
 std::vector<std::string> GroupNames(const ServerConfig& config) {
   std::vector<std::string> names;
@@ -88,7 +62,10 @@ Server::Server(const ServerConfig& config, std::unique_ptr<AuditLog> audit,
       parts_(std::make_unique<Parts>(
           config_, std::move(audit), std::move(store), std::move(send_traces),
           AdminActions{[this] { return Status(); }, [this] { return Workers(); },
-                       [this] { return DrainForAdmin(); }, [this] { return Resume(); }})) {}
+                       [this] { return DrainForAdmin(); }, [this] { return Resume(); },
+                       [this](const std::string& model, const std::string& folder) {
+                         return LoadModel(model, folder);
+                       }})) {}
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config) {
   auto audit = AuditLog::Open(config.audit);
@@ -118,27 +95,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerConfig& config
   }
   server->Tick();
   return server;
-}
-
-void Server::MakeModels() {
-  for (const GroupConfig& config : config_.groups) {
-    auto group = std::make_unique<Group>(config);
-    group->OnChange([this] { UpdateHealth(); });
-    group->OnBeat([this, name = config.name](const worker::v1::WatchResponse& beat) {
-      parts_->metrics.ranks().Beat(name, beat);
-    });
-    parts_->groups.push_back(std::move(group));
-  }
-  for (const std::string& name : ModelNames(config_)) {
-    std::vector<Group*> groups;
-    for (const auto& group : parts_->groups) {
-      if (group->config().model_name == name) {
-        groups.push_back(group.get());
-      }
-    }
-    parts_->models[name] = std::make_unique<ServedModel>(name, std::move(groups), config_.limits,
-                                                         parts_->metrics.model(name));
-  }
 }
 
 absl::Status Server::Restore() {
@@ -255,67 +211,20 @@ absl::Status Server::OpenListeners() {
   return absl::OkStatus();
 }
 
-absl::Status Server::StartWorkers() {
-  Supervisor::Options options;
-  options.supervision = config_.supervision;
-  options.connect = ConnectGrpcWorker;
-  options.owner = parts_->admission.server_instance();
-  options.black_boxes = &parts_->black_boxes;
-  options.on_given_up = [this](const std::string& why) { GiveUp(why); };
-  const bool any_local = std::any_of(config_.groups.begin(), config_.groups.end(),
-                                     [](const GroupConfig& group) { return group.local(); });
-  if (any_local) {
-    auto binary = FindWorkerBinary(config_.worker_binary);
-    if (!binary.ok()) {
-      return binary.status();
-    }
-    options.binary = *std::move(binary);
-    auto directory = MakeSocketDirectory();
-    if (!directory.ok()) {
-      return directory.status();
-    }
-    socket_directory_ = *std::move(directory);
-    if (config_.chaos) {
-      options.fault_orders = absl::StrCat(socket_directory_, "/fault-orders");
-      LogWarning("chaos is allowed: workers obey orders to fail",
-                 {{"fault_orders", options.fault_orders}});
-    }
-  }
-  LogInfo("listening", {{"listen", listen_address_},
-                        {"metrics", metrics_address_},
-                        {"health", health_address_},
-                        {"admin", admin_address_},
-                        {"tls", parts_->tls != nullptr},
-                        {"tokens", parts_->guard.asks_tokens()},
-                        {"black_boxes", parts_->black_boxes.directory()},
-                        {"fault_orders", options.fault_orders},
-                        {"version", kVersion},
-                        {"server_instance", parts_->admission.server_instance()}});
-  for (size_t i = 0; i < parts_->groups.size(); ++i) {
-    Group& group = *parts_->groups[i];
-    ServedModel& model = *parts_->models.at(group.config().model_name);
-    options.socket = absl::StrCat(socket_directory_, "/", i);
-    parts_->supervisors.push_back(std::make_unique<Supervisor>(group, options));
-    parts_->dispatchers.push_back(std::make_unique<Dispatcher>(
-        Dispatcher::Parts{group, model.queue(), model.costs(), parts_->registry, model.metrics()}));
-  }
-  return absl::OkStatus();
-}
-
 Server::~Server() {
   ticking_ = false;
   for (const auto& generation : parts_->registry.Live()) {
     generation->End(DrainedError());
   }
-  for (const auto& group : parts_->groups) {
-    group->Stop();
+  parts_->fleet.StopAll();
+  if (parts_->loader != nullptr) {
+    parts_->loader->Stop();
   }
   for (const auto& [name, model] : parts_->models) {
     model->queue().Close();
     model->queue().Interrupt();
   }
-  parts_->dispatchers.clear();
-  parts_->supervisors.clear();
+  parts_->fleet.Clear();
   parts_->files.reset();
   parts_->health.Shutdown();
   parts_->probes.Shutdown();

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -13,7 +14,10 @@
 #include "patchflow/admin/v1/admin.pb.h"
 #include "server/audit.h"
 #include "server/config.h"
+#include "server/group.h"
+#include "server/served_model.h"
 #include "server/store.h"
+#include "server/supervisor.h"
 #include "server/trace_exporter.h"
 
 namespace patchflow {
@@ -49,6 +53,12 @@ class Server {
   Server(const ServerConfig& config, std::unique_ptr<AuditLog> audit, std::unique_ptr<Store> store,
          TraceExporter::Send send_traces);
   void MakeModels();
+  // `losses`: of the group that it follows.
+  std::unique_ptr<Group> MakeGroup(const GroupConfig& config, std::map<LossKind, int> losses = {});
+  ServedModel& ModelOf(const Group& group);
+  // The program of local workers, and where their sockets and orders are.
+  absl::Status FindWorkers(Supervisor::Options& options);
+  void SetMakers(const Supervisor::Options& options);
   absl::Status Restore();
   absl::Status OpenSecurity();
   absl::Status OpenPublicListener();
@@ -61,6 +71,8 @@ class Server {
   admin::v1::ListWorkersResponse Workers();
   admin::v1::DrainResponse DrainForAdmin();
   absl::Status Resume();
+  absl::StatusOr<admin::v1::ModelLoad> LoadModel(const std::string& model,
+                                                 const std::string& folder);
   bool Idle() const;
   void GiveUp(const std::string& why);
 
@@ -75,6 +87,8 @@ class Server {
   std::atomic<bool> draining_ = false;  // For good.
   std::atomic<bool> drained_by_admin_ = false;
   std::atomic<bool> ticking_ = true;
+  std::atomic<bool> started_workers_ = false;
+  std::atomic<int> sockets_ = 0;  // Of the groups so far.
 
   std::mutex mutex_;
   std::condition_variable changed_;

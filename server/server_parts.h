@@ -9,7 +9,7 @@
 #include "server/admission.h"
 #include "server/audit.h"
 #include "server/black_box.h"
-#include "server/dispatcher.h"
+#include "server/fleet.h"
 #include "server/group.h"
 #include "server/guard.h"
 #include "server/health_service.h"
@@ -23,11 +23,14 @@
 #include "server/server.h"
 #include "server/server_credentials.h"
 #include "server/store.h"
-#include "server/supervisor.h"
 #include "server/timer.h"
 #include "server/tracer.h"
+#include "server/version_loader.h"
 
 namespace patchflow {
+
+// In the order of the configuration, each once.
+std::vector<std::string> ModelNames(const ServerConfig& config);
 
 // Built from the top, destroyed by ~Server from the bottom.
 struct Server::Parts {
@@ -42,7 +45,7 @@ struct Server::Parts {
   std::unique_ptr<TraceExporter> exporter;  // Null: none.
   Tracer tracer;
   Guard guard;
-  std::vector<std::unique_ptr<Group>> groups;
+  Fleet fleet;
   Admission::Models models;
   Registry registry;
   Admission admission;
@@ -56,8 +59,7 @@ struct Server::Parts {
   Listener listener;
   Listener health_listener;
   Listener admin_listener;
-  std::vector<std::unique_ptr<Supervisor>> supervisors;
-  std::vector<std::unique_ptr<Dispatcher>> dispatchers;
+  std::unique_ptr<VersionLoader> loader;  // Null until the workers are started.
 };
 
 }  // namespace patchflow

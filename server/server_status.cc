@@ -17,9 +17,21 @@ google::protobuf::Timestamp ToProto(absl::Time time) {
 }
 
 int RunningOf(const ServedModel& model) {
-  return static_cast<int>(
-      std::count_if(model.groups().begin(), model.groups().end(),
-                    [](const Group* group) { return group->running() != nullptr; }));
+  int running = 0;
+  for (const auto& groups : {model.groups(), model.leaving()}) {
+    running += static_cast<int>(std::count_if(groups.begin(), groups.end(), [](const Group* group) {
+      return group->running() != nullptr;
+    }));
+  }
+  return running;
+}
+
+const char* RoleOf(const Group& group, const ServedModel& model) {
+  const std::vector<Group*> leaving = model.leaving();
+  if (model.Serves(group)) {
+    return "current";
+  }
+  return std::find(leaving.begin(), leaving.end(), &group) != leaving.end() ? "leaving" : "coming";
 }
 
 admin::v1::Worker Describe(const Group& group) {
@@ -29,6 +41,7 @@ admin::v1::Worker Describe(const Group& group) {
   worker.set_state(Name(group.state()));
   worker.set_failure(group.failure());
   worker.set_failures_in_a_row(group.failures());
+  worker.set_folder(group.config().local() ? group.config().model : "");
   worker.set_address(absl::StrJoin(group.config().workers, ","));
   for (const auto& [kind, count] : group.losses()) {
     (*worker.mutable_losses())[Name(kind)] = count;
@@ -84,7 +97,10 @@ void Server::RefreshMetrics() {
     metrics.estimated_wait->Set(absl::ToDoubleSeconds(wait));
     metrics.running->Set(RunningOf(*model));
   }
-  for (const auto& group : parts_->groups) {
+  for (const Group* group : parts_->fleet.groups()) {
+    if (!ModelOf(*group).Serves(*group)) {
+      continue;  // Its name is that of the group that does.
+    }
     const GroupMetrics& metrics = parts_->metrics.group(group->config().name);
     for (const auto& [state, gauge] : metrics.state) {
       gauge->Set(state == Name(group->state()) ? 1 : 0);
@@ -127,14 +143,21 @@ admin::v1::GetStatusResponse Server::Status() {
     *out->mutable_queued_work() = patchflow::ToProto(model->queue().Work());
     *out->mutable_oldest_age() = patchflow::ToProto(model->queue().OldestAge());
     out->set_running(RunningOf(*model));
+    if (started_workers_) {
+      if (auto load = parts_->loader->Progress(*model)) {
+        *out->mutable_load() = *std::move(load);
+      }
+    }
   }
   return status;
 }
 
 admin::v1::ListWorkersResponse Server::Workers() {
   admin::v1::ListWorkersResponse list;
-  for (const auto& group : parts_->groups) {
-    *list.add_workers() = Describe(*group);
+  for (const Group* group : parts_->fleet.groups()) {
+    admin::v1::Worker& worker = *list.add_workers();
+    worker = Describe(*group);
+    worker.set_role(RoleOf(*group, ModelOf(*group)));
   }
   return list;
 }

@@ -74,10 +74,10 @@ void Supervisor::Run() {
       group_.SetFailed(loss->why);
       return;
     }
-    if (local_ && (loss->refused || failures >= rules.max_failures)) {
+    const bool at_once = loss->refused || (options_.trial && !group_.ever_served());
+    if (local_ && (at_once || failures >= rules.max_failures)) {
       const std::string why =
-          loss->refused ? loss->why
-                        : absl::StrCat(failures, " failures in a row, the last: ", loss->why);
+          at_once ? loss->why : absl::StrCat(failures, " failures in a row, the last: ", loss->why);
       group_.SetFailed(why);
       options_.on_given_up(why);
       return;

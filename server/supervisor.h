@@ -36,6 +36,7 @@ class Supervisor {
     std::string binary;        // Of a local worker.
     std::string socket;        // Of a local worker: path, to which the number of its life is added.
     std::string fault_orders;  // Of a local worker; empty: none. See WorkerCommand().
+    bool trial = false;        // Given up with the first failure before it was ever ready.
     BlackBoxes* black_boxes = nullptr;  // Where losses are recorded; null: nowhere.
     std::function<void(const std::string& why)> on_given_up;  // Once, from the supervisor's thread.
   };
