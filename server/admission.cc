@@ -114,7 +114,7 @@ absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequ
   if (!plan.ok()) {
     return plan.status();
   }
-  auto params = Validate(request, (*model)->Describe(*plan));
+  auto params = Validate(request, (*model)->Describe(**plan));
   if (!params.ok()) {
     return params.status();
   }
@@ -126,7 +126,7 @@ absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequ
   Draft draft{*model, *std::move(plan), {}};
   draft.entered = std::move(entered);
   draft.trace = caller.trace;
-  params->set_layout(draft.plan.layout());
+  params->set_layout(draft.plan->layout());
   if (!request.sampling().has_seed()) {
     params->set_seed(RandomSeed());
     draft.seed_drawn = true;
@@ -144,10 +144,10 @@ absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequ
   if (request.scheduling().priority() != v1::PRIORITY_UNSPECIFIED) {
     spec.priority = request.scheduling().priority();
   }
-  spec.ranks = std::max(1, draft.plan.ranks());
-  spec.accepted.set_plan_digest(draft.plan.plan_digest());
+  spec.ranks = std::max(1, draft.plan->ranks());
+  spec.accepted.set_plan_digest(draft.plan->plan_digest());
   spec.accepted.set_server_instance(server_instance_);
-  spec.estimate = (*model)->costs().Expect(draft.plan.plan_digest(), *params);
+  spec.estimate = (*model)->costs().Expect(draft.plan->plan_digest(), *params);
   v1::Cost& cost = *spec.accepted.mutable_cost();
   cost.set_steps(int64_t{params->steps()} * params->count());
   cost.set_pixels(int64_t{params->width()} * params->height() * params->count());
@@ -326,16 +326,17 @@ void Admission::Restore(StoredGeneration stored) {
   }
 }
 
-std::shared_ptr<Generation> Admission::Make(Draft draft, std::optional<uint64_t> seed,
+std::shared_ptr<Generation> Admission::Make(const Draft& draft, std::optional<uint64_t> seed,
                                             const v1::SchedulingHints& hints) {
+  GenerationSpec spec = draft.spec;
   if (seed.has_value() && draft.seed_drawn) {
-    draft.spec.accepted.mutable_effective()->set_seed(*seed);
+    spec.accepted.mutable_effective()->set_seed(*seed);
   }
   std::optional<absl::Duration> timeout;
   if (hints.has_timeout()) {
     timeout = FromProto(hints.timeout());
   }
-  return MakeOf(draft.model, std::move(draft.spec), absl::Now(), timeout, draft.trace);
+  return MakeOf(draft.model, std::move(spec), absl::Now(), timeout, draft.trace);
 }
 
 std::shared_ptr<Generation> Admission::MakeOf(ServedModel* model, GenerationSpec spec,

@@ -69,7 +69,7 @@ class Admission {
  private:
   struct Draft {
     ServedModel* model;
-    worker::v1::DescribeResponse plan;
+    std::shared_ptr<const worker::v1::DescribeResponse> plan;
     GenerationSpec spec;
     bool seed_drawn = false;
     TraceOrigin trace = {};
@@ -91,7 +91,7 @@ class Admission {
   std::shared_ptr<Generation> MakeOf(ServedModel* model, GenerationSpec spec,
                                      absl::Time create_time, std::optional<absl::Duration> timeout,
                                      const TraceOrigin& trace = {});
-  std::shared_ptr<Generation> Make(Draft draft, std::optional<uint64_t> seed,
+  std::shared_ptr<Generation> Make(const Draft& draft, std::optional<uint64_t> seed,
                                    const v1::SchedulingHints& hints);
   void OnEnd(ServedModel* model, Generation& generation);
 

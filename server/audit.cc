@@ -1,6 +1,5 @@
 #include "server/audit.h"
 
-#include <spdlog/async.h>
 #include <spdlog/sinks/rotating_file_sink.h>
 #include <spdlog/spdlog.h>
 
@@ -10,6 +9,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
+#include "server/line_writer.h"
 #include "server/sha256.h"
 
 namespace patchflow {
@@ -25,25 +25,27 @@ class NoAudit final : public AuditLog {
 class FileAudit final : public AuditLog {
  public:
   explicit FileAudit(const AuditConfig& config)
-      : writer_(std::make_shared<spdlog::details::thread_pool>(kQueuedLines, 1)),
-        logger_(std::make_shared<spdlog::async_logger>(
-            "audit",
-            std::make_shared<spdlog::sinks::rotating_file_sink_mt>(
-                config.file, static_cast<size_t>(config.max_bytes),
-                static_cast<size_t>(config.max_files)),
-            writer_, spdlog::async_overflow_policy::block)) {
-    logger_->set_pattern("%v");
-    logger_->flush_on(spdlog::level::info);
+      : file_("audit", std::make_shared<spdlog::sinks::rotating_file_sink_st>(
+                           config.file, static_cast<size_t>(config.max_bytes),
+                           static_cast<size_t>(config.max_files))),
+        writer_(kQueuedLines, LineWriter::Full::kWait,
+                [this](const std::vector<std::string>& lines) {
+                  for (const std::string& line : lines) {
+                    file_.info(spdlog::string_view_t(line));
+                  }
+                  file_.flush();
+                }) {
+    file_.set_pattern("%v");
   }
 
  private:
   bool on() const override { return true; }
   void Write(const char* event, std::initializer_list<LogField> fields) override {
-    logger_->info(spdlog::string_view_t(JsonLine({{"event", event}}, fields)));
+    writer_.Add(JsonLine({{"event", event}}, fields));
   }
 
-  const std::shared_ptr<spdlog::details::thread_pool> writer_;
-  const std::shared_ptr<spdlog::async_logger> logger_;
+  spdlog::logger file_;  // Of the writer's thread.
+  LineWriter writer_;
 };
 
 double StageSeconds(const v1::Completed& completed, const char* stage) {

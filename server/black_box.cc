@@ -114,7 +114,7 @@ ordered_json BoxOf(const Group& group, const BlackBoxes::Death& death, absl::Tim
                       {"loss", {{"kind", Name(death.kind)}, {"why", death.why}}},
                       {"failures_before", group.failures()},
                       {"configuration", ConfigurationOf(group.config())}};
-  if (auto info = group.info(); info.has_value()) {
+  if (auto info = group.info(); info != nullptr) {
     box["worker"] = {{"layout", info->layout()},
                      {"plan_digest", info->plan_digest()},
                      {"device", info->model().device()},

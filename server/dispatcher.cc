@@ -54,9 +54,9 @@ Dispatcher::~Dispatcher() { thread_.join(); }
 
 void Dispatcher::Run() {
   while (auto worker = parts_.group.WaitServing()) {
-    auto generation = parts_.queue.Pop(worker->info.plan_digest(), kPopWait);
+    auto generation = parts_.queue.Pop(worker->info->plan_digest(), kPopWait);
     if (generation == nullptr) {
-      if (parts_.group.retiring() && parts_.queue.SizeOf(worker->info.plan_digest()) == 0) {
+      if (parts_.group.retiring() && parts_.queue.SizeOf(worker->info->plan_digest()) == 0) {
         parts_.group.SetDrained();
         return;
       }

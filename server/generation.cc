@@ -355,7 +355,7 @@ void Generation::EndLocked(std::unique_lock<std::mutex>& lock, const absl::Statu
   auto stop = std::move(stop_);
   stop_ = nullptr;
   lock.unlock();
-  if (stop != nullptr) {
+  if (stop != nullptr && !status.ok()) {  // With all images there is nothing left to stop.
     stop();
   }
   on_end_(*this);

@@ -64,11 +64,8 @@ std::string Group::failure() const {
   return failure_;
 }
 
-std::optional<worker::v1::DescribeResponse> Group::info() const {
+std::shared_ptr<const worker::v1::DescribeResponse> Group::info() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (!ever_served_) {
-    return std::nullopt;
-  }
   return incarnation_.info;
 }
 
@@ -98,7 +95,7 @@ void Group::SetServing(std::shared_ptr<JobRunner> client, worker::v1::DescribeRe
     std::lock_guard<std::mutex> lock(mutex_);
     ++incarnation_.epoch;
     incarnation_.client = std::move(client);
-    incarnation_.info = std::move(info);
+    incarnation_.info = std::make_shared<const worker::v1::DescribeResponse>(std::move(info));
     state_ = GroupState::kServing;
     ever_served_ = true;
     complaint_.reset();

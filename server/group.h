@@ -52,7 +52,7 @@ const char* Name(LossKind kind);
 struct Incarnation {
   uint64_t epoch = 0;
   std::shared_ptr<JobRunner> client;
-  worker::v1::DescribeResponse info;
+  std::shared_ptr<const worker::v1::DescribeResponse> info;
 };
 
 // Thread-safe. The hooks are called without locks held.
@@ -79,8 +79,8 @@ class Group {
   std::map<LossKind, int> losses() const;
   // Why its worker was lost or given up.
   std::string failure() const;
-  // Of the present or last incarnation.
-  std::optional<worker::v1::DescribeResponse> info() const;
+  // Of the present or last incarnation; null before the first.
+  std::shared_ptr<const worker::v1::DescribeResponse> info() const;
   // Time since it last served; zero while it serves.
   absl::Duration OutOfServiceFor() const;
   std::shared_ptr<Generation> running() const;

@@ -1,72 +1,100 @@
 #include "server/log.h"
 
-#include <spdlog/async.h>
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
-
-#include <atomic>
-#include <memory>
 #include <nlohmann/json.hpp>
 
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <type_traits>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/line_writer.h"
 
 namespace patchflow {
 namespace {
 
 constexpr size_t kQueuedLines = 8192;
+constexpr std::array kLevels = {"debug", "info", "warning", "error"};
+constexpr size_t kInfo = 1;
+
+void WriteToStderr(const std::vector<std::string>& lines) {
+  std::string text;
+  for (const std::string& line : lines) {
+    absl::StrAppend(&text, line, "\n");
+  }
+  (void)std::fwrite(text.data(), 1, text.size(), stderr);
+}
 
 struct Log {
-  std::shared_ptr<spdlog::details::thread_pool> writer;
-  std::shared_ptr<spdlog::logger> logger;
+  LineWriter writer{kQueuedLines, LineWriter::Full::kDropOldest, WriteToStderr};
+  std::atomic<size_t> level = kInfo;
   std::atomic<bool> prompts = false;
 };
 
 // Lives until the process ends, so that any thread may log at any time.
 Log& TheLog() {
-  static Log* log = [] {
-    auto* made = new Log;
-    made->writer = std::make_shared<spdlog::details::thread_pool>(kQueuedLines, 1);
-    made->logger = std::make_shared<spdlog::async_logger>(
-        "server", std::make_shared<spdlog::sinks::stderr_sink_mt>(), made->writer,
-        spdlog::async_overflow_policy::overrun_oldest);
-    made->logger->set_pattern("%v");
-    made->logger->flush_on(spdlog::level::info);
-    return made;
-  }();
+  static Log* log = new Log;
   return *log;
 }
 
-void Write(spdlog::level::level_enum level, const char* level_name, const char* msg,
-           std::initializer_list<LogField> fields) {
+void Write(size_t level, const char* msg, std::initializer_list<LogField> fields) {
   Log& log = TheLog();
-  if (!log.logger->should_log(level)) {
-    return;
+  if (level >= log.level) {
+    log.writer.Add(JsonLine({{"level", kLevels.at(level)}, {"msg", msg}}, fields));
   }
-  log.logger->log(level,
-                  spdlog::string_view_t(JsonLine({{"level", level_name}, {"msg", msg}}, fields)));
 }
 
-struct Level {
-  const char* name;
-  spdlog::level::level_enum level;
-};
-constexpr Level kLevels[] = {{"debug", spdlog::level::debug},
-                             {"info", spdlog::level::info},
-                             {"warning", spdlog::level::warn},
-                             {"error", spdlog::level::err}};
+bool IsPlain(const std::string& text) {
+  for (const char c : text) {
+    if (c < ' ' || c > '~' || c == '"' || c == '\\') {
+      return false;
+    }
+  }
+  return true;
+}
+
+void AppendString(const std::string& text, std::string& line) {
+  if (IsPlain(text)) {
+    absl::StrAppend(&line, "\"", text, "\"");
+  } else {
+    line += nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  }
+}
+
+void AppendValue(const LogField& field, std::string& line) {
+  std::visit(
+      [&](const auto& value) {
+        using Value = std::decay_t<decltype(value)>;
+        if constexpr (std::is_same_v<Value, std::string>) {
+          AppendString(value, line);
+        } else if constexpr (std::is_same_v<Value, bool>) {
+          line += value ? "true" : "false";
+        } else if constexpr (std::is_same_v<Value, int64_t>) {
+          absl::StrAppend(&line, value);
+        } else {
+          line += nlohmann::json(value).dump();
+        }
+      },
+      field.value);
+}
 
 }  // namespace
 
 std::string JsonLine(std::initializer_list<LogField> first,
                      std::initializer_list<LogField> fields) {
-  nlohmann::ordered_json line;
-  line["time"] = absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", absl::Now(), absl::UTCTimeZone());
+  std::string line = absl::StrCat(
+      "{\"time\":\"", absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", absl::Now(), absl::UTCTimeZone()),
+      "\"");
   for (const auto& list : {first, fields}) {
     for (const LogField& field : list) {
-      std::visit([&](const auto& value) { line[field.key] = value; }, field.value);
+      absl::StrAppend(&line, ",\"", field.key, "\":");
+      AppendValue(field, line);
     }
   }
-  return line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return line + "}";
 }
 
 void StartLog(const LogConfig& config) {
@@ -75,50 +103,27 @@ void StartLog(const LogConfig& config) {
 }
 
 bool SetLogLevel(const std::string& level) {
-  for (const Level& known : kLevels) {
-    if (level == known.name) {
-      TheLog().logger->set_level(known.level);
+  for (size_t i = 0; i < kLevels.size(); ++i) {
+    if (level == kLevels.at(i)) {
+      TheLog().level = i;
       return true;
     }
   }
   return false;
 }
 
-std::string LogLevel() {
-  for (const Level& known : kLevels) {
-    if (TheLog().logger->level() == known.level) {
-      return known.name;
-    }
-  }
-  return "info";
-}
+std::string LogLevel() { return kLevels.at(TheLog().level); }
 
 bool LogsPrompts() { return TheLog().prompts; }
 
-void LogDebug(const char* msg, std::initializer_list<LogField> fields) {
-  Write(spdlog::level::debug, "debug", msg, fields);
-}
+void LogDebug(const char* msg, std::initializer_list<LogField> fields) { Write(0, msg, fields); }
 
-void LogInfo(const char* msg, std::initializer_list<LogField> fields) {
-  Write(spdlog::level::info, "info", msg, fields);
-}
+void LogInfo(const char* msg, std::initializer_list<LogField> fields) { Write(kInfo, msg, fields); }
 
-void LogWarning(const char* msg, std::initializer_list<LogField> fields) {
-  Write(spdlog::level::warn, "warning", msg, fields);
-}
+void LogWarning(const char* msg, std::initializer_list<LogField> fields) { Write(2, msg, fields); }
 
-void LogError(const char* msg, std::initializer_list<LogField> fields) {
-  Write(spdlog::level::err, "error", msg, fields);
-}
+void LogError(const char* msg, std::initializer_list<LogField> fields) { Write(3, msg, fields); }
 
-void StopLog() {
-  Log& log = TheLog();
-  log.logger->flush();
-  const absl::Time end = absl::Now() + absl::Seconds(1);
-  while (log.writer->queue_size() > 0 && absl::Now() < end) {
-    absl::SleepFor(absl::Milliseconds(2));
-  }
-  absl::SleepFor(absl::Milliseconds(2));
-}
+void StopLog() { TheLog().writer.Flush(std::chrono::seconds(1)); }
 
 }  // namespace patchflow

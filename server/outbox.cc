@@ -59,16 +59,13 @@ std::optional<v1::GenerateImagesResponse> Outbox::Next() {
     message = NextImagePart();
   }
   if (message.has_value() || !now.ended()) {
+    more_ = more_ || now.ended();
     return message;
   }
-  if (!completed_sent_) {
-    completed_sent_ = true;
-    message = Message();
-    *message->mutable_completed() = generation_->completed();
-    return message;
-  }
+  message = Message();
+  *message->mutable_completed() = generation_->completed();
   end_ = absl::OkStatus();
-  return std::nullopt;
+  return message;
 }
 
 std::optional<v1::GenerateImagesResponse> Outbox::NextProgress(const Standing& now) {

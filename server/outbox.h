@@ -21,8 +21,8 @@ class Outbox {
 
   // The next message; nothing if none is due yet, or if the stream is at its end.
   std::optional<v1::GenerateImagesResponse> Next();
-  // Once all is sent: OK after Completed, else the error that the generation ended with. An error
-  // does not wait for images that are not yet sent.
+  // Once Next() has made the last message: OK with Completed, else the error that the generation
+  // ended with. An error does not wait for images that are not yet sent.
   std::optional<absl::Status> end() const { return end_; }
 
   // Whether another message is due for certain after the one that Next() made last: that one need
@@ -44,7 +44,6 @@ class Outbox {
   const size_t chunk_bytes_;
   uint64_t sequence_ = 0;
   bool accepted_sent_ = false;
-  bool completed_sent_ = false;
   bool image_part_next_ = false;
   bool more_ = false;
   Standing sent_;

@@ -1,7 +1,9 @@
 #include "server/served_model.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -43,6 +45,26 @@ absl::Status RecoveringError(const std::vector<Group*>& groups) {
                              "the model's groups were lost and are starting again"),
                    Jittered(LoadTime(groups)));
 }
+
+// Looks the estimate of each shape up once: many that wait are alike.
+class Estimates {
+ public:
+  using LookUp = std::function<std::optional<Estimate>(const v1::EffectiveParams&)>;
+  explicit Estimates(LookUp look_up) : look_up_(std::move(look_up)) {}
+
+  const std::optional<Estimate>& Of(const v1::EffectiveParams& params) {
+    const std::tuple shape(params.width(), params.height(), params.guidance_scale());
+    auto [found, fresh] = known_.try_emplace(shape);
+    if (fresh) {
+      found->second = look_up_(params);
+    }
+    return found->second;
+  }
+
+ private:
+  const LookUp look_up_;
+  std::map<std::tuple<int, int, float>, std::optional<Estimate>> known_;
+};
 
 absl::Status FailedError() {
   return MakeError(absl::StatusCode::kUnavailable, reason::kEngineFailed,
@@ -141,7 +163,8 @@ v1::Model ServedModel::Describe(const worker::v1::DescribeResponse& info) const 
   return model;
 }
 
-absl::StatusOr<worker::v1::DescribeResponse> ServedModel::ChoosePlan() const {
+absl::StatusOr<std::shared_ptr<const worker::v1::DescribeResponse>> ServedModel::ChoosePlan()
+    const {
   const std::vector<Group*> groups = this->groups();
   std::vector<Group*> candidates;
   for (Group* group : groups) {
@@ -178,26 +201,25 @@ absl::StatusOr<worker::v1::DescribeResponse> ServedModel::ChoosePlan() const {
     count += 1;
   }
   if (load.size() == 1) {
-    return *candidates.front()->info();
+    return candidates.front()->info();
   }
   for (auto& [plan, counts] : load) {
     counts.first += static_cast<double>(queue_.SizeOf(plan));
   }
-  auto info = [](const Group* group) { return *group->info(); };
   const Group* least =
       *std::min_element(candidates.begin(), candidates.end(), [&](const Group* a, const Group* b) {
-        const auto [requests_a, groups_a] = load[info(a).plan_digest()];
-        const auto [requests_b, groups_b] = load[info(b).plan_digest()];
+        const auto [requests_a, groups_a] = load[a->info()->plan_digest()];
+        const auto [requests_b, groups_b] = load[b->info()->plan_digest()];
         return requests_a / groups_a < requests_b / groups_b;
       });
-  return info(least);
+  return least->info();
 }
 
 std::vector<Group*> ServedModel::GroupsOf(const std::string& plan_digest) const {
   std::vector<Group*> groups;
   for (Group* group : AllGroups()) {
     auto info = group->info();
-    if (info.has_value() && info->plan_digest() == plan_digest &&
+    if (info != nullptr && info->plan_digest() == plan_digest &&
         group->state() != GroupState::kFailed) {
       groups.push_back(group);
     }
@@ -208,6 +230,7 @@ std::vector<Group*> ServedModel::GroupsOf(const std::string& plan_digest) const 
 std::optional<absl::Duration> ServedModel::EstimateWait(
     const std::string& plan_digest, const std::vector<std::shared_ptr<Generation>>& ahead) const {
   const std::vector<Group*> groups = GroupsOf(plan_digest);
+  Estimates estimates([&](const auto& params) { return costs_.Expect(plan_digest, params); });
   absl::Duration work;
   bool idle = false;
   for (const Group* group : groups) {
@@ -216,7 +239,7 @@ std::optional<absl::Duration> ServedModel::EstimateWait(
       idle = true;
       continue;
     }
-    auto estimate = costs_.Expect(plan_digest, running->spec().params());
+    const auto& estimate = estimates.Of(running->spec().params());
     if (!estimate.has_value()) {
       return std::nullopt;
     }
@@ -230,7 +253,7 @@ std::optional<absl::Duration> ServedModel::EstimateWait(
     return absl::ZeroDuration();
   }
   for (const auto& generation : ahead) {
-    auto estimate = costs_.Expect(plan_digest, generation->spec().params());
+    const auto& estimate = estimates.Of(generation->spec().params());
     if (!estimate.has_value()) {
       return std::nullopt;
     }
@@ -241,10 +264,11 @@ std::optional<absl::Duration> ServedModel::EstimateWait(
 
 absl::Duration ServedModel::BestWait(const std::string& plan_digest,
                                      const std::vector<std::shared_ptr<Generation>>& ahead) const {
+  Estimates estimates([&](const auto& params) { return costs_.ExpectAtBest(plan_digest, params); });
   absl::Duration work;
   for (const auto& generation : ahead) {
     const v1::EffectiveParams& params = generation->spec().params();
-    if (auto estimate = costs_.ExpectAtBest(plan_digest, params)) {
+    if (const auto& estimate = estimates.Of(params)) {
       work += estimate->Run(params);
     }
   }

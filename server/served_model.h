@@ -43,7 +43,7 @@ class ServedModel {
   // The plan of a request that comes now: of the least loaded of the groups that serve, or that
   // will soon serve again. UNAVAILABLE: STARTING while no group was ever ready, ENGINE_RECOVERING
   // while none will be soon, ENGINE_FAILED when all are given up.
-  absl::StatusOr<worker::v1::DescribeResponse> ChoosePlan() const;
+  absl::StatusOr<std::shared_ptr<const worker::v1::DescribeResponse>> ChoosePlan() const;
 
   // Puts `next`, which must be ready, in the place of the groups, which leave. What is returned
   // expires once everything that may still choose a plan of theirs is queued: see Enter().

@@ -92,7 +92,7 @@ void Server::RefreshMetrics() {
     }
     absl::Duration wait = model->queue().OldestAge();  // All that is known of unknown costs.
     if (auto plan = model->ChoosePlan(); plan.ok()) {
-      wait = model->EstimateWait(plan->plan_digest(), waiting).value_or(wait);
+      wait = model->EstimateWait((*plan)->plan_digest(), waiting).value_or(wait);
     }
     metrics.estimated_wait->Set(absl::ToDoubleSeconds(wait));
     metrics.running->Set(RunningOf(*model));

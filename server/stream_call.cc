@@ -1,5 +1,6 @@
 #include "server/stream_call.h"
 
+#include <condition_variable>
 #include <deque>
 #include <utility>
 
@@ -69,6 +70,10 @@ class StreamCall final : public Stream {
     std::optional<absl::Status> end = forced_end_;
     if (!end.has_value()) {
       if (auto message = Next(&end)) {
+        if (end.has_value()) {
+          finished_ = true;
+          NoteEnd(*end);
+        }
         NoteFirstPreview(*message);
         buffer_ = encode_(*std::move(message));
         bytes_sent_ += buffer_.Length();
@@ -80,7 +85,11 @@ class StreamCall final : public Stream {
           options.set_buffer_hint();
         }
         lock.unlock();
-        reactor_->StartWrite(&buffer_, options);
+        if (end.has_value()) {
+          reactor_->StartWriteAndFinish(&buffer_, options, ToGrpc(*end));
+        } else {
+          reactor_->StartWrite(&buffer_, options);
+        }
         return;
       }
     }
@@ -144,7 +153,7 @@ class StreamCall final : public Stream {
   void CheckSlowness() {
     std::unique_lock<std::mutex> lock(mutex_);
     slow_timer_ = 0;
-    if (finished_ || !busy_) {
+    if (done_ || !busy_) {
       return;
     }
     if (Clock::now() - write_began_ < ToClock(services_.slow_client_timeout)) {
@@ -156,17 +165,21 @@ class StreamCall final : public Stream {
     lock.unlock();
     LogWarning("client dropped: it does not read", {{"request_id", id}});
     services_.metrics.slow_clients().Increment();
-    context_->TryCancel();  // Still there: nothing finishes the call while dropping_.
+    context_
+        ->TryCancel();  // Still there: nothing finishes the call, nor is it done, while dropping_.
     lock.lock();
     dropping_ = false;
     lock.unlock();
+    dropped_.notify_all();
     Pump();
   }
 
   void StreamDone() {
     {
-      std::lock_guard<std::mutex> lock(mutex_);
+      std::unique_lock<std::mutex> lock(mutex_);
+      done_ = true;
       services_.timer.Cancel(slow_timer_);
+      dropped_.wait(lock, [this] { return !dropping_; });  // A call to TryCancel, no more.
     }
     services_.metrics.streams_open().Decrement();
     Done();
@@ -178,9 +191,11 @@ class StreamCall final : public Stream {
   std::unique_ptr<Outbox> outbox_;
   std::deque<v1::GenerateImagesResponse> only_;
   bool only_these_ = false;
-  bool busy_ = false;  // A write is under way.
+  bool busy_ = false;  // A write is under way; the last one until the call is done.
   bool preview_sent_ = false;
   bool dropping_ = false;
+  bool done_ = false;
+  std::condition_variable dropped_;
   grpc::ByteBuffer buffer_;
   Clock::time_point write_began_;
   Timer::Id slow_timer_ = 0;

@@ -399,7 +399,11 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
     for (int i = 0; i < steps; ++i) {
       *done->add_step_times() = ToProto(options_.step_time);
     }
-    events.Write(event);
+    if (index == *request.image_indices().rbegin()) {
+      events.WriteLast(event, {});  // Goes out with the end of the call.
+    } else {
+      events.Write(event);
+    }
   }
 
   const FakeWorkerOptions options_;

@@ -72,6 +72,16 @@ TEST(GenerationTest, StopsItsWorkWhenItEnds) {
   EXPECT_EQ(stops, 2);
 }
 
+TEST(GenerationTest, HasNothingToStopWhenAllImagesAreThere) {
+  auto generation = MakeGeneration(TestSpec("a"));
+  generation->Start();
+  int stops = 0;
+  generation->SetStopper([&] { ++stops; });
+  AddImage(*generation, 0);
+  EXPECT_TRUE(generation->ended());
+  EXPECT_EQ(stops, 0);
+}
+
 TEST(GenerationTest, LivesAsLongAsAnySubscriber) {
   auto generation = MakeGeneration(TestSpec("a"));
   auto first = std::make_shared<CountingSubscriber>();

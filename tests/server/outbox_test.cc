@@ -118,6 +118,17 @@ TEST(OutboxTest, SaysWhenAnotherMessageIsDueForCertain) {
   }
   EXPECT_THAT(more, ElementsAre(false, false, true, true, false));
   EXPECT_FALSE(outbox.Next().has_value()) << "or the last one would wait for it";
+  AddImage(*generation, 1, 10);
+  more.clear();
+  for (const Event::EventCase kind : {Event::kImageHeader, Event::kImageChunk, Event::kCompleted}) {
+    EXPECT_FALSE(outbox.end().has_value());
+    const auto message = outbox.Next();
+    ASSERT_TRUE(message.has_value());
+    EXPECT_EQ(message->event_case(), kind);
+    more.push_back(outbox.more());
+  }
+  EXPECT_THAT(more, ElementsAre(true, true, false)) << "Completed comes for certain";
+  EXPECT_TRUE(outbox.end()->ok()) << "known with the last message, which may end the call";
 }
 
 TEST(OutboxTest, LetsProgressThroughBetweenChunks) {

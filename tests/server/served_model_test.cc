@@ -105,10 +105,10 @@ TEST_F(ServedModelTest, ChoosesThePlanOfTheLeastLoaded) {
   Serve(a_, "plan-1");
   Serve(b_, "plan-2");
   Queued("plan-1");
-  EXPECT_EQ(model_.ChoosePlan()->plan_digest(), "plan-2");
+  EXPECT_EQ((*model_.ChoosePlan())->plan_digest(), "plan-2");
   Queued("plan-2");
   Queued("plan-2");
-  EXPECT_EQ(model_.ChoosePlan()->plan_digest(), "plan-1");
+  EXPECT_EQ((*model_.ChoosePlan())->plan_digest(), "plan-1");
 }
 
 TEST_F(ServedModelTest, EstimatesNothingItHasNoSamplesOf) {
