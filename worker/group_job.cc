@@ -175,11 +175,6 @@ absl::StatusOr<Generated> GroupJob::TakeResult(bool has_image) {
   return *std::move(result);
 }
 
-bool GroupJob::AllFinished() const {
-  const std::lock_guard lock(mutex_);
-  return AllFinishedLocked();
-}
-
 std::vector<RankPosition> GroupJob::Positions() const {
   const std::lock_guard lock(mutex_);
   std::vector<RankPosition> positions;

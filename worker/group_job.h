@@ -65,7 +65,6 @@ class GroupJob {
   // memory of all; CANCELLED or INVALID_ARGUMENT if any rank said so; INTERNAL if there is no
   // image, unless `has_image` is false.
   absl::StatusOr<Generated> TakeResult(bool has_image = true);
-  bool AllFinished() const;
   std::vector<RankPosition> Positions() const;
   // By rank. A phase that has not ended ends now.
   std::vector<RankTrace> Traces() const;
