@@ -1,7 +1,7 @@
 # patchflow_library(NAME SOURCES ... DEPS ... [TORCH])   one static library per folder, target patchflow_<NAME>
 # patchflow_program(NAME SOURCES ... DEPS ...)           a program in build/bin
 # patchflow_test(FILE DEPS ... [LABELS ...] [TIMEOUT s]) tests/<folder>/<file>_test.cc -> test <folder>/<file>, labelled
-#                                                        cpu unless LABELS has gpu1 or gpu2
+#                                                        cpu unless LABELS has gpu1 or gpu2, and sanitize without TORCH
 
 add_library(patchflow_flags INTERFACE)
 target_compile_options(patchflow_flags INTERFACE
@@ -45,6 +45,10 @@ function(patchflow_program name)
   endif()
 endfunction()
 
+# The tests that are labelled so, to be run with the preset asan: those of all that reads what a client, an operator or a file
+# says. LibTorch is not compiled with the sanitizers.
+add_custom_target(sanitize)
+
 # Claims spend their time in what they check, and compile a quarter to a third faster so.
 set(patchflow_test_options $<$<COMPILE_LANGUAGE:CXX>:-O1>)
 
@@ -66,6 +70,10 @@ function(patchflow_test file)
   add_test(NAME ${claim} COMMAND ${target} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   if(NOT arg_LABELS MATCHES "gpu")
     list(APPEND arg_LABELS cpu)
+  endif()
+  if(NOT arg_TORCH)
+    list(APPEND arg_LABELS sanitize)
+    add_dependencies(sanitize ${target})
   endif()
   # Tests run side by side: OpenMP threads that spin while they wait would take the CPUs from the others.
   set_tests_properties(${claim} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}"
