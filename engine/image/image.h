@@ -23,8 +23,8 @@ enum class ImageFormat { kPng, kJpeg, kWebp, kRawRgb8 };
 struct EncodeOptions {
   ImageFormat format = ImageFormat::kPng;
   int quality = 0;  // 1 .. 100 for JPEG and WebP; 0 takes the default, 90. PNG and raw ignore it.
-  // Key and value, UTF-8: PNG iTXt chunks, one XMP packet in JPEG and WebP, nothing in raw. Limits:
-  // metadata.h.
+  // Key and value, UTF-8: PNG iTXt chunks, one XMP packet in JPEG and WebP, nothing in raw. Limits,
+  // and a key that is XMP in PNG too: metadata.h.
   std::vector<std::pair<std::string, std::string>> metadata = {};
   int threads = 2;
 };

@@ -101,16 +101,19 @@ std::string XmpPacket(const Metadata& metadata) {
       "<?xpacket begin=\"\xEF\xBB\xBF\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\n"
       "<x:xmpmeta xmlns:x=\"adobe:ns:meta/\">\n"
       "<rdf:RDF xmlns:rdf=\"http://www.w3.org/1999/02/22-rdf-syntax-ns#\">\n"
-      "<rdf:Description rdf:about=\"\" xmlns:patchflow=\"urn:patchflow#\">\n";
+      "<rdf:Description rdf:about=\"\" xmlns:patchflow=\"urn:patchflow#\" "
+      "xmlns:Iptc4xmpExt=\"http://iptc.org/std/Iptc4xmpExt/2008-02-29/\">\n";
   for (const auto& [key, value] : metadata) {
-    absl::StrAppend(&xml, "<patchflow:", key, ">");
+    const std::string name =
+        absl::StrCat(key == kDigitalSourceType ? "Iptc4xmpExt:" : "patchflow:", key);
+    absl::StrAppend(&xml, "<", name, ">");
     for (size_t i = 0; i < value.size();) {
       const std::string_view rest = std::string_view(value).substr(i);
       const std::string_view character = rest.substr(0, SequenceBytes(rest));
       xml += XmlOf(character);
       i += character.size();
     }
-    absl::StrAppend(&xml, "</patchflow:", key, ">\n");
+    absl::StrAppend(&xml, "</", name, ">\n");
   }
   return xml + "</rdf:Description>\n</rdf:RDF>\n</x:xmpmeta>\n<?xpacket end=\"r\"?>";
 }

@@ -27,6 +27,7 @@ constexpr size_t kStripBytes =
     size_t{128} << 10;  // Of filtered rows: a few dozen strips in an image of 1024 px.
 constexpr std::string_view kSignature = "\x89PNG\r\n\x1A\n";
 constexpr std::string_view kZlibHeader = "\x78\x5E";  // RFC 1950: deflate, 32 KiB window, fast.
+constexpr std::string_view kXmpKeyword = "XML:com.adobe.xmp";  // ISO 16684-3, PNG.
 constexpr size_t kMaxChunkBytes = std::numeric_limits<int32_t>::max();
 
 void AppendBigEndian(uint32_t value, std::string& out) {
@@ -130,7 +131,9 @@ absl::StatusOr<std::string> EncodePng(const Image& image, const Metadata& metada
   std::string png(kSignature);
   AppendChunk("IHDR", Header(image), png);
   for (const auto& [key, value] : metadata) {
-    const std::string text = InternationalText(key, value);
+    const std::string text = key == kDigitalSourceType
+                                 ? InternationalText(kXmpKeyword, XmpPacket({{key, value}}))
+                                 : InternationalText(key, value);
     if (text.size() > kMaxChunkBytes) {
       return absl::InvalidArgumentError(absl::StrCat("metadata: \"", key, "\" has ", value.size(),
                                                      " bytes, a PNG chunk holds at most ",

@@ -9,7 +9,8 @@
 
 namespace patchflow {
 
-// `image` and `metadata` have been checked. Each pair is an iTXt chunk, not compressed. The file
+// `image` and `metadata` have been checked. Each pair is an iTXt chunk, not compressed;
+// kDigitalSourceType is one of XMP. The file
 // does not depend on `threads`. Source: PNG (W3C, third edition).
 absl::StatusOr<std::string> EncodePng(const Image& image, const Metadata& metadata, int threads);
 

@@ -77,7 +77,10 @@ TEST(EncodeImageTest, PillowReadsPixelsAndMetadata) {
       std::filesystem::path(testing::TempDir()) / ("pillow-" + std::to_string(getpid()));
   std::filesystem::create_directories(folder);
   const std::vector<std::pair<std::string, std::string>> metadata = {
-      {"prompt", "a <red> \xF0\x9F\x8C\xB7 & \xC3\xA9t\xC3\xA9"}, {"seed", "42"}};
+      {"prompt", "a <red> \xF0\x9F\x8C\xB7 & \xC3\xA9t\xC3\xA9"},
+      {"seed", "42"},
+      {"DigitalSourceType",
+       "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"}};
   for (Picture picture : {Picture::kFlat, Picture::kGradient, Picture::kNoise}) {
     for (const auto& [width_px, height_px] :
          std::vector<std::pair<int, int>>{{1, 1}, {33, 17}, {640, 480}}) {

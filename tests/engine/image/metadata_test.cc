@@ -54,6 +54,14 @@ TEST(MetadataTest, XmpEscapesWhatXmlReserves) {
   EXPECT_THAT(xmp, HasSubstr("<patchflow:seed>42</patchflow:seed>"));
 }
 
+TEST(MetadataTest, XmpTellsTheSourceAsIptcDoes) {
+  const std::string xmp =
+      XmpPacket({{std::string(kDigitalSourceType), "http://a/b"}, {"seed", "1"}});
+  EXPECT_THAT(xmp, HasSubstr("<Iptc4xmpExt:DigitalSourceType>http://a/b"
+                             "</Iptc4xmpExt:DigitalSourceType>\n<patchflow:seed>1<"));
+  EXPECT_THAT(xmp, HasSubstr("xmlns:Iptc4xmpExt=\"http://iptc.org/std/Iptc4xmpExt/2008-02-29/\""));
+}
+
 TEST(MetadataTest, XmpReplacesWhatXmlCantHold) {
   const std::string xmp = XmpPacket({{"p",
                                       "a\x01"

@@ -136,6 +136,15 @@ TEST(PngTest, KeepsMetadata) {
   EXPECT_EQ(decoded.image.pixels, image.pixels);
 }
 
+TEST(PngTest, TellsTheSourceInXmp) {
+  const std::pair<std::string, std::string> source(kDigitalSourceType, "http://a/b");
+  const Image image = MakePicture(Picture::kFlat, 8, 8);
+  Decoded decoded;
+  ASSERT_NO_THROW(decoded = Decoder(EncodePng(image, {source, {"seed", "1"}}, 1).value()).Decode());
+  EXPECT_EQ(decoded.text, (std::map<std::string, std::string>{
+                              {"XML:com.adobe.xmp", XmpPacket({source})}, {"seed", "1"}}));
+}
+
 TEST(PngTest, IsNotLargerThanLibpngs) {
   for (Picture picture : {Picture::kFlat, Picture::kGradient, Picture::kNoise, Picture::kStripes}) {
     const Image image = MakePicture(picture, 512, 512);

@@ -2,12 +2,20 @@
 
 import pathlib
 import sys
+import xml.etree.ElementTree
 
 import numpy
 from PIL import Image
 
 PROMPT = "a <red> \N{TULIP} & \N{LATIN SMALL LETTER E WITH ACUTE}t\N{LATIN SMALL LETTER E WITH ACUTE}"
 XMP_PROMPT = PROMPT.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+SOURCE = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
+BY_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+
+def sources(packet):
+    return [element.text for element in xml.etree.ElementTree.fromstring(packet).iter(SOURCE)]
 
 
 def psnr(a, b):
@@ -22,11 +30,14 @@ def check(raw_path):
     with Image.open(raw_path.with_suffix(".png")) as png:
         png.load()
         assert png.mode == "RGB" and numpy.array_equal(numpy.asarray(png), pixels), raw_path
-        assert png.text == {"prompt": PROMPT, "seed": "42"}, png.text
+        texts = dict(png.text)
+        assert sources(texts.pop("XML:com.adobe.xmp")) == [BY_A_MODEL]
+        assert texts == {"prompt": PROMPT, "seed": "42"}, texts
 
     for suffix in (".jpg", ".webp"):
         with Image.open(raw_path.with_suffix(suffix)) as lossy:
             xmp = lossy.info["xmp"].decode()
+            assert sources(xmp) == [BY_A_MODEL], xmp
             assert f"<patchflow:prompt>{XMP_PROMPT}</patchflow:prompt>" in xmp, xmp
             decoded = numpy.asarray(lossy.convert("RGB"))
             assert decoded.shape == pixels.shape, raw_path
