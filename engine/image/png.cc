@@ -27,7 +27,7 @@ constexpr size_t kStripBytes =
     size_t{128} << 10;  // Of filtered rows: a few dozen strips in an image of 1024 px.
 constexpr std::string_view kSignature = "\x89PNG\r\n\x1A\n";
 constexpr std::string_view kZlibHeader = "\x78\x5E";  // RFC 1950: deflate, 32 KiB window, fast.
-constexpr std::string_view kXmpKeyword = "XML:com.adobe.xmp";  // ISO 16684-3, PNG.
+constexpr std::string_view kXmpKeyword = "XML:com.adobe.xmp";  // XMP Specification, part 3, PNG.
 constexpr size_t kMaxChunkBytes = std::numeric_limits<int32_t>::max();
 
 void AppendBigEndian(uint32_t value, std::string& out) {
