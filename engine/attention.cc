@@ -8,6 +8,7 @@
 #include <optional>
 #include <tuple>
 
+#include "engine/attention_cpu.h"
 #ifdef PATCHFLOW_CUDA
 #include "engine/attention_sm90.h"
 #endif
@@ -75,6 +76,7 @@ AttentionPart RunStock(AttentionKernel kernel, const Call& call) {
       return RunCudnn(call);
     case AttentionKernel::kMemoryEfficient:
       return RunMemoryEfficient(call);
+    case AttentionKernel::kCpuTiles:
     case AttentionKernel::kSm90:
     case AttentionKernel::kMath:
       break;
@@ -116,6 +118,12 @@ AttentionPart Attend(AttentionKernel kernel, const Tensor& q_BSHD, const Tensor&
   }
   if (kernel == AttentionKernel::kSm90) {
     return RunSm90(call);
+  }
+  if (kernel == AttentionKernel::kCpuTiles) {
+    const CpuKernels* const kernels = CpuKernelsHere();
+    TORCH_CHECK(kernels != nullptr && !bias.defined(), "attention by cpu-tiles: ",
+                bias.defined() ? "takes no bias" : "not for this processor");
+    return AttendCpuTiles(*kernels, q_BSHD, k_BTHD, v_BTHD, call.scale, with_lse);
   }
   AttentionPart part = RunStock(kernel, call);
   part.o_BSHD = part.o_BSHD.transpose(1, 2).contiguous();
@@ -160,12 +168,17 @@ AttentionShape AttentionShapeOf(const Tensor& q_BSHD, const Tensor& k_BTHD, cons
           .head_size = q_BSHD.size(3),
           .biased = bias.defined(),
           .one_bias_a_key = HasOneBiasAKey(bias, k_BTHD),
-          .hopper = OnHopper(q_BSHD)};
+          .hopper = OnHopper(q_BSHD),
+          .cpu_kernels = q_BSHD.is_cpu() && CpuKernelsHere() != nullptr};
 }
 
 AttentionKernel ChooseAttentionKernel(const AttentionShape& shape) {
   const bool half = shape.dtype == at::kHalf || shape.dtype == at::kBFloat16;
   if (shape.device == at::kCPU) {
+    if (shape.cpu_kernels && shape.dtype == at::kFloat && !shape.biased &&
+        shape.keys <= kCpuTilesMostKeys) {
+      return AttentionKernel::kCpuTiles;
+    }
     return AttentionKernel::kCpuFlash;
   }
   if (shape.hopper && shape.dtype == at::kBFloat16 && shape.head_size == kSm90HeadSize &&
@@ -185,6 +198,8 @@ AttentionKernel ChooseAttentionKernel(const AttentionShape& shape) {
 
 std::string_view NameOf(AttentionKernel kernel) {
   switch (kernel) {
+    case AttentionKernel::kCpuTiles:
+      return "cpu-tiles";
     case AttentionKernel::kCpuFlash:
       return "cpu-flash";
     case AttentionKernel::kSm90:

@@ -19,15 +19,17 @@ struct AttentionShape {
   bool biased = false;
   bool one_bias_a_key = false;  // The bias is [B, 1, 1, T] and dense in T.
   bool hopper = false;          // The GPU is of compute capability 9.0.
+  bool cpu_kernels = false;     // The CPU has instructions that our kernels are compiled for.
 };
 AttentionShape AttentionShapeOf(const Tensor& q_BSHD, const Tensor& k_BTHD,
                                 const Tensor& bias = {});
 
-// kSm90 is our own kernel, for heads of 72 alone.
-enum class AttentionKernel { kCpuFlash, kSm90, kCudnn, kMemoryEfficient, kMath };
+// kSm90 is our own kernel, for heads of 72 alone; kCpuTiles our own for CPUs.
+enum class AttentionKernel { kCpuTiles, kCpuFlash, kSm90, kCudnn, kMemoryEfficient, kMath };
 
 // The only dispatch there is; pure. kMath, which holds all scores in memory, is left for head sizes
-// that no fused kernel takes. Without `hopper` what would run if there were no kSm90.
+// that no fused kernel takes. Without `hopper` and `cpu_kernels` what would run if there were none
+// of ours.
 AttentionKernel ChooseAttentionKernel(const AttentionShape& shape);
 std::string_view NameOf(AttentionKernel kernel);
 

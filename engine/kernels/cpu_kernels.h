@@ -7,7 +7,7 @@
 
 namespace patchflow {
 
-// Memory of the host, float32. Matrices are dense, [rows, features]; no alignment is needed.
+// Memory of the host, float32, matrices [rows, features] with dense rows; no alignment is needed.
 // A weight stands in panels: [ceil(out / panel), in, panel], the columns of the last one filled up
 // with zeros, so that a tile of a product reads it front to back.
 struct CpuGemmArgs {
@@ -20,11 +20,22 @@ struct CpuGemmArgs {
   int64_t rows = 0;
   int64_t in = 0;
   int64_t out = 0;
+  int64_t x_stride = 0;  // Elements from a row to the next; 0 is `in`.
+  int64_t y_stride = 0;  // Of the residual, too; 0 is `out`.
 };
 
 // kBias: y = x W^T + bias. kBiasGelu: gelu of that, tanh form. kBiasResidual: residual + gate of
 // it.
 enum class CpuEpilogue { kBias, kBiasGelu, kBiasResidual };
+
+struct CpuSoftmaxArgs {
+  float* x = nullptr;  // [rows, length], in place.
+  int64_t rows = 0;
+  int64_t length = 0;
+  int64_t stride = 0;    // Elements from a row to the next.
+  float scale = 1;       // What x is multiplied by first; positive.
+  float* lse = nullptr;  // [rows], or none: the logarithm of a row's sum of exponentials.
+};
 
 struct CpuNormArgs {
   const float* x = nullptr;      // [rows, width]
@@ -42,13 +53,13 @@ struct CpuKernels {
   std::string_view name;
   int64_t panel;      // Columns of a panel.
   int64_t tile_rows;  // Rows that a product takes together; fewer cost as much.
-  // out x in weights, a row's elements dense, rows `row_stride` apart -> panels.
-  void (*pack)(const float* weight, int64_t row_stride, int64_t out, int64_t in, float* panels);
+  // weight[o * out_stride + i * in_stride] -> panels.
+  void (*pack)(const float* weight, int64_t out_stride, int64_t in_stride, int64_t out, int64_t in,
+               float* panels);
   void (*multiply)(const CpuGemmArgs& args, CpuEpilogue epilogue);
   // y = scale (x - mean) / sqrt(variance + eps) + shift, statistics in two passes.
   void (*norm_modulate)(const CpuNormArgs& args);
-  // In place: softmax of each of `count` runs of `length` elements.
-  void (*softmax)(float* x, int64_t count, int64_t length);
+  void (*softmax)(const CpuSoftmaxArgs& args);
 };
 
 // By LibTorch's name for a processor's abilities (at::get_cpu_capability): "AVX512", "AVX2"; null

@@ -11,15 +11,24 @@ constexpr int64_t kPanel = 2 * kLanes;
 // Sums of a tile, two vectors a row, with a panel's two and a broadcast fill the registers: 32,
 // or 16.
 constexpr int kTileRows = kLanes == 16 ? 14 : 6;
+// Inputs that are summed one after the other.
+constexpr int64_t kRun = 128;
 // Rows of x that stay in the second-level cache while all panels pass.
 constexpr int64_t kRowBlockBytes = 256 << 10;
 
-void Pack(const float* weight, int64_t row_stride, int64_t out, int64_t in, float* panels) {
+void Pack(const float* weight, int64_t out_stride, int64_t in_stride, int64_t out, int64_t in,
+          float* panels) {
   for (int64_t first = 0; first < out; first += kPanel) {
-    for (int64_t i = 0; i < in; ++i) {
-      for (int64_t o = first; o < first + kPanel; ++o) {
-        *panels++ = o < out ? weight[o * row_stride + i] : 0.0F;
+    const int64_t count = out - first < kPanel ? out - first : kPanel;
+    for (int64_t i = 0; i < in; ++i, panels += kPanel) {
+      const float* from = weight + first * out_stride + i * in_stride;
+      if (out_stride == 1 && count == kPanel) {
+        Store(panels, Load(from));
+        Store(panels + kLanes, Load(from + kLanes));
+        continue;
       }
+      for (int64_t o = 0; o < count; ++o) panels[o] = from[o * out_stride];
+      for (int64_t o = count; o < kPanel; ++o) panels[o] = 0;
     }
   }
 }
@@ -44,27 +53,39 @@ inline Vector Finished(Vector sum, Vector bias, Vector gate, const float* residu
   return sum;
 }
 
-// kRows x kPanel of the product, summed front to back in registers.
+// kRows x kPanel of the product of a run of inputs, summed in registers, front to back.
 template <int kRows>
-inline void Accumulate(const float* x, int64_t in, const float* panel, Vector (&sums)[kRows][2]) {
+inline void SumRun(const float* x, int64_t x_stride, int64_t run, const float* panel,
+                   Vector (&sums)[kRows][2]) {
   Vector left[kRows];
   Vector right[kRows];
 #pragma GCC unroll 14
   for (int r = 0; r < kRows; ++r) left[r] = right[r] = Vector{};
-  for (int64_t i = 0; i < in; ++i, panel += kPanel) {
+  for (int64_t i = 0; i < run; ++i, panel += kPanel) {
     const Vector w0 = Load(panel);
     const Vector w1 = Load(panel + kLanes);
 #pragma GCC unroll 14
     for (int r = 0; r < kRows; ++r) {
-      const Vector factor = All(x[r * in + i]);
+      const Vector factor = All(x[r * x_stride + i]);
       left[r] += factor * w0;
       right[r] += factor * w1;
     }
   }
 #pragma GCC unroll 14
   for (int r = 0; r < kRows; ++r) {
-    sums[r][0] = left[r];
-    sums[r][1] = right[r];
+    sums[r][0] += left[r];
+    sums[r][1] += right[r];
+  }
+}
+
+// Sums of long runs round off more than sums of the sums of short ones.
+template <int kRows>
+inline void Accumulate(const float* x, int64_t x_stride, int64_t in, const float* panel,
+                       Vector (&sums)[kRows][2]) {
+  for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = Vector{};
+  for (int64_t i = 0; i < in; i += kRun) {
+    const int64_t run = in - i < kRun ? in - i : kRun;
+    SumRun<kRows>(x + i, x_stride, run, panel + i * kPanel, sums);
   }
 }
 
@@ -74,16 +95,16 @@ void StoreNarrow(const CpuGemmArgs& args, int64_t row, int64_t column, const Col
                  const Vector (&sums)[kRows][2]) {
   const int64_t count = args.out - column;
   for (int r = 0; r < kRows; ++r) {
-    const int64_t at = (row + r) * args.out + column;
+    const int64_t at = (row + r) * args.y_stride + column;
     float buffer[kPanel] = {};
     if constexpr (kEpilogue == CpuEpilogue::kBiasResidual) {
-      for (int64_t c = 0; c < count; ++c) buffer[c] = args.residual[at + c];
+      __builtin_memcpy(buffer, args.residual + at, count * sizeof(float));
     }
     for (int half = 0; half < 2; ++half) {
       float* part = buffer + half * kLanes;
       Store(part, Finished<kEpilogue>(sums[r][half], columns.bias[half], columns.gate[half], part));
     }
-    for (int64_t c = 0; c < count; ++c) args.y[at + c] = buffer[c];
+    __builtin_memcpy(args.y + at, buffer, count * sizeof(float));
   }
 }
 
@@ -91,7 +112,7 @@ template <CpuEpilogue kEpilogue, int kRows>
 void MultiplyTile(const CpuGemmArgs& args, int64_t row, int64_t column, const float* panel,
                   const Columns& columns) {
   Vector sums[kRows][2];
-  Accumulate<kRows>(args.x + row * args.in, args.in, panel, sums);
+  Accumulate<kRows>(args.x + row * args.x_stride, args.x_stride, args.in, panel, sums);
   if (args.out - column < kPanel) {
     StoreNarrow<kEpilogue, kRows>(args, row, column, columns, sums);
     return;
@@ -99,7 +120,7 @@ void MultiplyTile(const CpuGemmArgs& args, int64_t row, int64_t column, const fl
 #pragma GCC unroll 14
   for (int r = 0; r < kRows; ++r) {
     for (int half = 0; half < 2; ++half) {
-      const int64_t at = (row + r) * args.out + column + half * kLanes;
+      const int64_t at = (row + r) * args.y_stride + column + half * kLanes;
       Store(args.y + at, Finished<kEpilogue>(sums[r][half], columns.bias[half], columns.gate[half],
                                              args.residual + at));
     }
@@ -161,7 +182,10 @@ void MultiplyBlocks(const CpuGemmArgs& args) {
   }
 }
 
-void Multiply(const CpuGemmArgs& args, CpuEpilogue epilogue) {
+void Multiply(const CpuGemmArgs& given, CpuEpilogue epilogue) {
+  CpuGemmArgs args = given;
+  if (args.x_stride == 0) args.x_stride = args.in;
+  if (args.y_stride == 0) args.y_stride = args.out;
   switch (epilogue) {
     case CpuEpilogue::kBias:
       return MultiplyBlocks<CpuEpilogue::kBias>(args);
@@ -205,28 +229,37 @@ void NormModulate(const CpuNormArgs& args) {
   }
 }
 
-void Softmax(float* x, int64_t count, int64_t length) {
-  for (const float* end = x + count * length; x != end; x += length) {
-    Vector largest = All(x[0]);
-    int64_t i = 0;
-    for (; i + kLanes <= length; i += kLanes) largest = Max(largest, Load(x + i));
-    float top = largest[0];
-    for (int64_t lane = 1; lane < kLanes; ++lane) top = largest[lane] > top ? largest[lane] : top;
-    for (; i < length; ++i) top = x[i] > top ? x[i] : top;
+inline float LargestOf(const float* x, int64_t length) {
+  Vector largest = All(x[0]);
+  int64_t i = 0;
+  for (; i + kLanes <= length; i += kLanes) largest = Max(largest, Load(x + i));
+  float top = x[0];
+  for (int64_t lane = 0; lane < kLanes; ++lane) top = largest[lane] > top ? largest[lane] : top;
+  for (; i < length; ++i) top = x[i] > top ? x[i] : top;
+  return top;
+}
+
+void Softmax(const CpuSoftmaxArgs& args) {
+  const int64_t length = args.length;
+  for (int64_t row = 0; row < args.rows; ++row) {
+    float* x = args.x + row * args.stride;
+    const float top = LargestOf(x, length);
     Vector sums = {};
-    for (i = 0; i + kLanes <= length; i += kLanes) {
-      const Vector e = Exp(Load(x + i) - top);
+    int64_t i = 0;
+    for (; i + kLanes <= length; i += kLanes) {
+      const Vector e = Exp((Load(x + i) - top) * args.scale);
       sums += e;
       Store(x + i, e);
     }
     float sum = Sum(sums);
     for (; i < length; ++i) {
-      x[i] = Exp(All(x[i] - top))[0];
+      x[i] = Exp(All((x[i] - top) * args.scale))[0];
       sum += x[i];
     }
     const float factor = 1.0F / sum;
     for (i = 0; i + kLanes <= length; i += kLanes) Store(x + i, Load(x + i) * factor);
     for (; i < length; ++i) x[i] *= factor;
+    if (args.lse != nullptr) args.lse[row] = top * args.scale + __builtin_logf(sum);
   }
 }
 

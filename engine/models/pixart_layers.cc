@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "engine/attention_cpu.h"
 #include "engine/models/pixart_layers_cpu.h"
 #ifdef PATCHFLOW_CUDA
 #include "engine/models/pixart_layers_sm90.h"

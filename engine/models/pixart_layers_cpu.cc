@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/Version.h>
 
 #include <algorithm>
 #include <cmath>
@@ -111,7 +110,7 @@ void CpuLayers::PackInto(LinearOrRows& layer, Original original) const {
   const int64_t out = weight_OI.size(0);
   const int64_t in = weight_OI.size(1);
   layer.panels = {at::empty({PanelElements(kernels_, out, in)}, weight_OI.options()), out, in};
-  kernels_.pack(weight_OI.template const_data_ptr<float>(), in, out, in,
+  kernels_.pack(weight_OI.template const_data_ptr<float>(), in, 1, out, in,
                 layer.panels.elements.template mutable_data_ptr<float>());
   if (original == Original::kDrop) layer.weight_OI = Tensor();
 }
@@ -208,13 +207,18 @@ Tensor CpuLayers::Residual(const Tensor& h_BSE, const RowLinear& layer, const Te
 
 Tensor CpuLayers::Mlp(const Tensor& h_BSE, const MlpLayers& layers, const Modulation& modulation,
                       PartialSum& tensor_axis) {
-  if (!layers.down.whole) return PixArtLayers::Mlp(h_BSE, layers, modulation, tensor_axis);
   Tensor h = h_BSE.contiguous();
+  const bool whole = layers.down.whole;
+  Tensor partial_BSE = whole ? h : at::empty_like(h);
   const CpuNormArgs norm = NormOf(h, modulation);
   const CpuGemmArgs up = ArgsOf(layers.up);
   CpuGemmArgs down = ArgsOf(layers.down);
-  down.gate = modulation.gate_E.const_data_ptr<float>();
-  auto* y = h.mutable_data_ptr<float>();
+  if (whole) {
+    down.gate = modulation.gate_E.const_data_ptr<float>();
+  } else {
+    down.bias = nullptr;
+  }
+  auto* y = partial_BSE.mutable_data_ptr<float>();
   ForBlocks(RowsOf(h), norm.width + up.out, [&](int64_t first, int64_t rows, float* normed) {
     float* hidden = normed + rows * norm.width;
     NormInto(norm, first, rows, normed);
@@ -226,11 +230,12 @@ Tensor CpuLayers::Mlp(const Tensor& h_BSE, const MlpLayers& layers, const Modula
     part = down;
     part.x = hidden;
     part.y = y + first * down.out;
-    part.residual = part.y;
+    part.residual = whole ? part.y : nullptr;
     part.rows = rows;
-    kernels_.multiply(part, CpuEpilogue::kBiasResidual);
+    kernels_.multiply(part, whole ? CpuEpilogue::kBiasResidual : CpuEpilogue::kBias);
   });
-  return h;
+  if (whole) return h;
+  return WithResidual(h, layers.down, partial_BSE, modulation.gate_E, tensor_axis, SumInto::kSame);
 }
 
 FoldedText CpuLayers::Fold(const Linear& q, const RowLinear& out, const Tensor& kv_BL2HD,
@@ -284,7 +289,10 @@ Tensor CpuLayers::AttendFolded(const Tensor& h_BSE, const FoldedText& text,
     part.y = scores;
     part.rows = rows;
     kernels_.multiply(part, CpuEpilogue::kBias);
-    kernels_.softmax(scores, rows * part.out / text.length, text.length);
+    kernels_.softmax({.x = scores,
+                      .rows = rows * part.out / text.length,
+                      .length = text.length,
+                      .stride = text.length});
     part = ArgsOf(text.values[b]);
     if (!whole) part.bias = nullptr;
     part.x = scores;
@@ -307,8 +315,6 @@ Tensor CpuLayers::AttendFolded(const Tensor& h_BSE, const FoldedText& text,
 }
 
 }  // namespace
-
-const CpuKernels* CpuKernelsHere() { return CpuKernelsFor(at::get_cpu_capability()); }
 
 std::unique_ptr<PixArtLayers> MakeCpuLayers(const CpuKernels& kernels, double norm_eps) {
   return std::make_unique<CpuLayers>(kernels, norm_eps);

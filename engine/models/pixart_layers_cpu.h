@@ -9,9 +9,6 @@
 
 namespace patchflow {
 
-// For float32 on this processor; null if there are none.
-const CpuKernels* CpuKernelsHere();
-
 // `kernels` must outlive the result.
 std::unique_ptr<PixArtLayers> MakeCpuLayers(const CpuKernels& kernels, double norm_eps);
 

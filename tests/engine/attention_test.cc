@@ -1,11 +1,15 @@
 #include "engine/attention.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Version.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <tuple>
 #include <vector>
+
+#include "engine/attention_cpu.h"
 
 namespace patchflow {
 namespace {
@@ -130,7 +134,7 @@ TEST(AttentionTest, ChoosesTheKernelByShapeAlone) {
   const auto on_gpu = [](at::ScalarType dtype, int64_t keys, int64_t head_size, bool biased) {
     return ChooseAttentionKernel({at::kCUDA, dtype, 16, keys, head_size, biased});
   };
-  EXPECT_EQ(ChooseAttentionKernel({at::kCPU, at::kFloat, 16, 16, 72, true}),
+  EXPECT_EQ(ChooseAttentionKernel({at::kCPU, at::kFloat, 16, 16, 72, false}),
             AttentionKernel::kCpuFlash);
   EXPECT_EQ(on_gpu(at::kBFloat16, 16, 72, false), AttentionKernel::kCudnn);
   EXPECT_EQ(on_gpu(at::kHalf, 16, 128, false), AttentionKernel::kCudnn);
@@ -168,6 +172,22 @@ TEST(AttentionTest, ChoosesOurKernelWhereItServes) {
   EXPECT_NE(ChooseAttentionKernel(shape), AttentionKernel::kSm90);
 }
 
+TEST(AttentionTest, ChoosesOurKernelForCpusWhereItServes) {
+  const AttentionShape served{
+      .dtype = at::kFloat, .queries = 16, .keys = 16384, .head_size = 31, .cpu_kernels = true};
+  EXPECT_EQ(ChooseAttentionKernel(served), AttentionKernel::kCpuTiles);
+  EXPECT_EQ(NameOf(AttentionKernel::kCpuTiles), "cpu-tiles");
+  AttentionShape shape = served;
+  shape.biased = true;
+  EXPECT_EQ(ChooseAttentionKernel(shape), AttentionKernel::kCpuFlash);
+  shape = served;
+  shape.keys += 1;
+  EXPECT_EQ(ChooseAttentionKernel(shape), AttentionKernel::kCpuFlash);
+  shape = served;
+  shape.dtype = at::kDouble;
+  EXPECT_EQ(ChooseAttentionKernel(shape), AttentionKernel::kCpuFlash);
+}
+
 TEST(AttentionTest, ShapesTellABiasOfKeysFromOthers) {
   const Tensor q = at::empty({2, 5, 3, 72});
   const Tensor k = at::empty({2, 19, 3, 72});
@@ -192,19 +212,38 @@ TEST(AttentionTest, ShapesTellABiasOfKeysFromOthers) {
   EXPECT_FALSE(one_a_key(at::empty({2, 1, 5, 19})));
 }
 
-// On CPUs the choice is LibTorch's kernel, bit for bit.
+// What the methods that split the tokens over ranks rely on where they compare bits.
+TEST(AttentionTest, OurKernelForCpusComputesAQueryAloneAsAmongOthers) {
+  if (CpuKernelsHere() == nullptr) GTEST_SKIP() << at::get_cpu_capability();
+  at::manual_seed(5);
+  const Tensor qkv = at::randn({2, 150, 3, 3, 40});
+  const Tensor q = qkv.select(2, 0);
+  const Tensor k = qkv.select(2, 1);
+  const Tensor v = qkv.select(2, 2);
+  const AttentionPart all = AttendCpuTiles(*CpuKernelsHere(), q, k, v, 0.3, true);
+  for (const int64_t first : {0, 13, 77, 149}) {
+    const int64_t count = std::min<int64_t>(20, 150 - first);
+    const AttentionPart part =
+        AttendCpuTiles(*CpuKernelsHere(), q.narrow(1, first, count), k, v, 0.3, true);
+    EXPECT_TRUE(at::equal(part.o_BSHD, all.o_BSHD.narrow(1, first, count)));
+    EXPECT_TRUE(at::equal(part.lse_BHS, all.lse_BHS.narrow(2, first, count)));
+  }
+}
+
+// With a bias the choice on CPUs is LibTorch's kernel, bit for bit.
 TEST(AttentionTest, TakesTheKernelThatIsGiven) {
   at::manual_seed(4);
   const Tensor q = at::randn({2, 50, 3, 72});
   const Tensor k = at::randn({2, 77, 3, 72});
   const Tensor v = at::randn({2, 77, 3, 72});
+  const Tensor bias = at::randn({2, 1, 1, 77});
   const auto flash = at::_scaled_dot_product_flash_attention_for_cpu(
-      q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 0.0, false, {},
+      q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 0.0, false, bias,
       1.0 / std::sqrt(72.0));
   const Tensor expected = std::get<0>(flash).transpose(1, 2);
-  EXPECT_TRUE(at::equal(Sdpa(q, k, v), expected));
-  EXPECT_TRUE(at::equal(SdpaBy(AttentionKernel::kCpuFlash, q, k, v), expected));
-  const Tensor by_math = SdpaBy(AttentionKernel::kMath, q, k, v);
+  EXPECT_TRUE(at::equal(Sdpa(q, k, v, bias), expected));
+  EXPECT_TRUE(at::equal(SdpaBy(AttentionKernel::kCpuFlash, q, k, v, bias), expected));
+  const Tensor by_math = SdpaBy(AttentionKernel::kMath, q, k, v, bias);
   EXPECT_FALSE(at::equal(by_math, expected));
   EXPECT_LT(LargestDifference(by_math, expected), 1e-5);
 }

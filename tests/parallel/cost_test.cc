@@ -141,17 +141,19 @@ class Formula {
     const int ends = (here_.stage > 0 ? 1 : 0) + (here_.stage + 1 < layout_.pipefusion ? 1 : 0);
     return ends * Hidden(share_);
   }
-  // Of what one device needs for the whole image, which is mostly the hidden layer of the MLP:
-  // Ulysses adds what it sends and receives, the ring the block that is here and the next one.
+  // Of what one device needs for the whole image, which is mostly q, k and v: Ulysses adds those
+  // that it sends and receives, the ring the block that is here and the next one.
   double MostActivationBytes(int64_t serial_bytes, int patches) const {
     constexpr double kSlack = 1.35;
-    constexpr double kNotSplitByTensor = 0.2;
+    constexpr double kNotSplitByTensor = 0.4;  // h before and after a layer, beside q, k, v.
     const double part =
         layout_.tensor == 1 ? 1 : kNotSplitByTensor + (1 - kNotSplitByTensor) / layout_.tensor;
     const double tokens = static_cast<double>(patches) * layout_.sequence() * layout_.guidance;
     const int64_t ring_blocks = layout_.ring > 1 ? 2 * RingBlockBytes() : 0;
+    const int64_t swapped =
+        layout_.ulysses > 1 ? 2 * 3 * Hidden(share_) / layout_.tensor / patches : 0;
     return kSlack * part * static_cast<double>(serial_bytes) / tokens +
-           static_cast<double>(ring_blocks);
+           static_cast<double>(ring_blocks + swapped);
   }
   // And the sampler's history; of the patches, and of the share that they were cut from.
   int64_t LatentBytes() const { return (layout_.has_pipefusion() ? 4 : 2) * latent_bytes_; }

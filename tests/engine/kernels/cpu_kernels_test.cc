@@ -50,8 +50,8 @@ class CpuKernelsTest : public testing::TestWithParam<const char*> {
   Tensor Panels(const Tensor& weight_OI) const {
     Tensor panels =
         at::full({PanelElements(*kernels_, weight_OI.size(0), weight_OI.size(1))}, kUntouched);
-    kernels_->pack(weight_OI.const_data_ptr<float>(), weight_OI.stride(0), weight_OI.size(0),
-                   weight_OI.size(1), panels.mutable_data_ptr<float>());
+    kernels_->pack(weight_OI.const_data_ptr<float>(), weight_OI.stride(0), weight_OI.stride(1),
+                   weight_OI.size(0), weight_OI.size(1), panels.mutable_data_ptr<float>());
     return panels;
   }
 
@@ -160,13 +160,41 @@ TEST_P(CpuKernelsTest, NormModulateEqualsDoublePrecision) {
   }
 }
 
+TEST_P(CpuKernelsTest, ProductsOfRowsApartEqualThoseOfDenseRows) {
+  const Tensor weight = Random({50, 21});
+  const Tensor wide = Random({40, 60});
+  const Tensor x = wide.narrow(1, 7, 21);
+  const Tensor panels = Panels(weight);
+  Tensor y = at::full({40, 90}, kUntouched, at::kFloat);
+  CpuGemmArgs args = {.panels = panels.const_data_ptr<float>(), .rows = 40, .in = 21, .out = 50};
+  args.x = x.const_data_ptr<float>();
+  args.x_stride = 60;
+  args.y = y.mutable_data_ptr<float>() + 30;
+  args.y_stride = 90;
+  kernels_->multiply(args, CpuEpilogue::kBias);
+  ExpectClose(y.narrow(1, 30, 50), at::matmul(Wide(x), Wide(weight).t()), 1e-6);
+  EXPECT_TRUE(y.narrow(1, 0, 30).eq(kUntouched).all().item<bool>());
+  EXPECT_TRUE(y.narrow(1, 80, 10).eq(kUntouched).all().item<bool>());
+}
+
 TEST_P(CpuKernelsTest, SoftmaxEqualsDoublePrecisionAndGivesTheMaskedExactlyNothing) {
+  constexpr int64_t kRows = 23;
   for (const int64_t length : {1, 7, 16, 32, 45}) {
-    Tensor x = Random({23, length}) * 20;
+    const Tensor all = Random({kRows, length + 3}) * 20;
+    const Tensor behind = all.narrow(1, length, 3).clone();
+    Tensor x = all.narrow(1, 0, length);
     if (length > 1) x.select(1, length - 1).fill_(-10000);
-    const Tensor expected = at::softmax(Wide(x), -1);
-    kernels_->softmax(x.mutable_data_ptr<float>(), 23, length);
-    ExpectClose(x, expected, 3e-6);
+    const Tensor scores = Wide(x) * 0.7F;
+    Tensor lse = at::empty({kRows}, at::kFloat);
+    kernels_->softmax({.x = x.mutable_data_ptr<float>(),
+                       .rows = kRows,
+                       .length = length,
+                       .stride = length + 3,
+                       .scale = 0.7F,
+                       .lse = lse.mutable_data_ptr<float>()});
+    ExpectClose(x, at::softmax(scores, -1), 2e-6);
+    ExpectClose(lse, at::logsumexp(scores, {-1}), 1e-6);
+    EXPECT_TRUE(at::equal(all.narrow(1, length, 3), behind));
     if (length > 1) {
       EXPECT_TRUE(x.select(1, length - 1).eq(0).all().item<bool>());
     }
@@ -176,7 +204,7 @@ TEST_P(CpuKernelsTest, SoftmaxEqualsDoublePrecisionAndGivesTheMaskedExactlyNothi
 TEST_P(CpuKernelsTest, SoftmaxOfHugeScoresIsFinite) {
   Tensor x = at::full({1, 20}, -3e30F, at::kFloat);
   x[0][3] = 3e30F;
-  kernels_->softmax(x.mutable_data_ptr<float>(), 1, 20);
+  kernels_->softmax({.x = x.mutable_data_ptr<float>(), .rows = 1, .length = 20, .stride = 20});
   EXPECT_EQ(x.sum().item<float>(), 1.0F);
   EXPECT_EQ(x[0][3].item<float>(), 1.0F);
 }

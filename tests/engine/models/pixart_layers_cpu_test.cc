@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "engine/attention.h"
+#include "engine/attention_cpu.h"
 
 namespace patchflow {
 namespace {
