@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/reflection_service.h"
 
 namespace patchflow {
 namespace {
@@ -49,9 +50,8 @@ absl::StatusOr<Listener> Listen(const ListenerOptions& options) {
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   }
   grpc::ServerBuilder builder;
-  if (!options.reflection) {
-    builder.SetOption(std::make_unique<WithoutPlugins>());
-  }
+  builder.SetOption(options.reflection ? MakeReflectionOption()
+                                       : std::make_unique<WithoutPlugins>());
   int port = 0;
   builder.AddListeningPort(options.address, options.credentials, &port);
   SetArguments(options, builder);

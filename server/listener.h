@@ -19,7 +19,7 @@ struct ListenerOptions {
   std::string address;   // host:port, port 0 takes a free one; unix:PATH.
   std::shared_ptr<grpc::ServerCredentials> credentials;
   std::vector<grpc::Service*> services;  // Must outlive the listener.
-  bool reflection = false;
+  bool reflection = false;               // v1 and v1alpha, over these services.
   int64_t max_message_bytes = 64 << 10;
   int max_streams = 100;  // Of one connection.
   absl::Duration max_connection_age = absl::InfiniteDuration();
