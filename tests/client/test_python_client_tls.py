@@ -1,28 +1,19 @@
 """The installed patchflow-client against a real server that asks for a certificate and a token."""
 
 import json
-import subprocess
 
 import harness
+import pki as certificates
 import pytest
 
 TOKEN = "a-token-of-the-tests-0123456789"
-
-
-def openssl(directory, command: str):
-    subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory):
     """ca.crt, and NAME.crt and NAME.key of server and client."""
     directory = tmp_path_factory.mktemp("pki")
-    openssl(directory, "req -x509 -newkey rsa:2048 -nodes -days 30 -keyout ca.key -out ca.crt -subj /CN=authority")
-    (directory / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-    for name in ("server", "client"):
-        openssl(directory, f"req -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}")
-        sign = "x509 -req -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile names"
-        openssl(directory, f"{sign} -in {name}.csr -out {name}.crt")
+    certificates.make(directory)
     return directory
 
 
