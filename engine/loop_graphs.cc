@@ -3,12 +3,14 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 namespace patchflow {
 namespace {
 
 constexpr size_t kKeptKinds = 4;
+std::atomic<size_t> asked_for_kinds = 0;
 
 bool HaveOneShape(const std::vector<Tensor>& some, const std::vector<Tensor>& others) {
   return std::equal(some.begin(), some.end(), others.begin(), others.end(),
@@ -75,6 +77,10 @@ void StartLoop(const DenoiseJob& job, const LoopParts& parts, LoopMemory& memory
   memory.state.previous_x0_NSC.zero_();
 }
 
+void KeepKinds(size_t kinds) { asked_for_kinds = kinds; }
+
+size_t KeptKinds(size_t least) { return std::max<size_t>(least, asked_for_kinds); }
+
 LoopGraphs::LoopGraphs() = default;
 LoopGraphs::~LoopGraphs() = default;
 
@@ -82,7 +88,7 @@ LoopMemory& LoopGraphs::Begin(const DenoiseJob& job, const LoopParts& parts) {
   const auto found = std::find_if(kinds_.begin(), kinds_.end(),
                                   [&](const Kind& kind) { return kind.Serves(job, parts); });
   if (found == kinds_.end()) {
-    if (kinds_.size() == kKeptKinds) {
+    while (kinds_.size() >= KeptKinds(kKeptKinds)) {
       kinds_.pop_back();
     }
     kinds_.emplace_front(job, parts);

@@ -26,11 +26,19 @@ LoopMemory MakeLoopMemory(const DenoiseJob& job, const LoopParts& parts);
 // Step 0: noise of the span, no history.
 void StartLoop(const DenoiseJob& job, const LoopParts& parts, LoopMemory& memory);
 
+// From now on every denoiser of the process keeps what it captured for so many kinds of requests at
+// least, those used last; each holds device memory of its own: latents, conditioning and, in stale
+// methods, keys and values. Thread-safe.
+void KeepKinds(size_t kinds);
+// The larger one of that and `least`.
+size_t KeptKinds(size_t least);
+
 // Captured steps of one denoiser. A request that differs from an earlier one in nothing but numbers
-// (not in sizes, sampler, span or guidance scale) replays what was captured for that one. The four
-// kinds used last are kept, each with the loop's memory and copies of conditioning and sampler,
-// which are overwritten by those of the request. Transformer and ports must be the same from call
-// to call. One rank thread; destroy it before communicators that it captured.
+// (not in sizes, sampler, span or guidance scale) replays what was captured for that one. The
+// four kinds used last, or KeptKinds(), are kept, each with the loop's memory and copies of
+// conditioning and sampler, which are overwritten by those of the request. Transformer and ports
+// must be the same from call to call. One rank thread; destroy it before communicators that it
+// captured.
 class LoopGraphs {
  public:
   LoopGraphs();

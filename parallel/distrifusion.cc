@@ -141,7 +141,7 @@ class DistriFusion final : public Denoiser {
       kept_.splice(kept_.begin(), kept_, found);
       return kept_.front();
     }
-    if (kept_.size() == kKeptKinds) {
+    while (kept_.size() >= KeptKinds(kKeptKinds)) {
       kept_.pop_back();
     }
     return kept_.emplace_front(

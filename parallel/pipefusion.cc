@@ -291,7 +291,7 @@ class PipeFusion final : public Denoiser {
     if (found != kept_.end()) {
       kept_.splice(kept_.begin(), kept_, found);
     } else {
-      if (kept_.size() == kKeptKinds) {
+      while (kept_.size() >= KeptKinds(kKeptKinds)) {
         kept_.pop_back();
       }
       kept_.emplace_front(transformer_, layout_, mesh_, kind, latents);

@@ -24,7 +24,7 @@ enum class FaultKind {
 };
 enum class FaultPlace {
   kLoad,    // When the weights are read.
-  kWarmUp,  // Before the second step of the first image.
+  kWarmUp,  // Before the second step of an image of the warm-up.
   kText,
   kStep,  // Before the second step of a later image.
   kDecode,
@@ -60,12 +60,13 @@ class FaultInjector {
 // The faults of one rank. Used by the rank's thread; `injector` must outlive it.
 class RankFaults {
  public:
-  RankFaults(FaultInjector& injector, int rank, at::Device device)
-      : injector_(injector), rank_(rank), device_(device) {}
+  // The first `warm_up_images` are the warm-up.
+  RankFaults(FaultInjector& injector, int rank, at::Device device, int warm_up_images = 1)
+      : injector_(injector), rank_(rank), device_(device), warm_up_images_(warm_up_images) {}
 
   void At(FaultPlace place);
   void BeginImage() { ++images_; }
-  bool warms_up() const { return images_ == 1; }
+  bool warms_up() const { return images_ <= warm_up_images_; }
   // The fault that waits for an operation of a communicator.
   std::optional<FaultKind> TakePending();
 
@@ -73,6 +74,7 @@ class RankFaults {
   FaultInjector& injector_;
   const int rank_;
   const at::Device device_;
+  const int warm_up_images_;
   int images_ = 0;
   std::optional<FaultKind> pending_;
 };

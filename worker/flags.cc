@@ -47,6 +47,9 @@ ParsedFlags ParseFlags(int argc, const char* const* argv) {
                  "Guidance scale of requests that name none; 0: the model's own")
       ->check(CLI::Range(0.0, kMaxGuidanceScale))
       ->capture_default_str();
+  app.add_option("--warm-up", flags.warm_up,
+                 "Sizes to make an image of before it is ready, such as 1024x1024,1024x512; empty: "
+                 "one of the model's own size");
   app.add_option("--load-timeout", load_seconds, "Seconds to load the model")
       ->check(CLI::Range(1.0, 86400.0))
       ->capture_default_str();

@@ -20,6 +20,7 @@ struct WorkerFlags {
   int first_gpu = 0;    // Rank i of this worker has GPU first_gpu + i.
   int threads = 0;
   double default_guidance = 0;
+  std::string warm_up;
   absl::Duration load_timeout = absl::Minutes(30);
   absl::Duration first_run_timeout = absl::Seconds(120);
   absl::Duration phase_timeout = absl::Seconds(10);

@@ -7,12 +7,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "engine/device.h"
+#include "engine/loop_graphs.h"
 #include "worker/digest.h"
 #include "worker/encoder.h"
 #include "worker/guarded_engine.h"
 #include "worker/log.h"
+#include "worker/warm_up.h"
 #include "worker/worlds.h"
 
 namespace patchflow {
@@ -20,9 +21,12 @@ namespace {
 
 constexpr int64_t kMaxPixelsOnGpus = int64_t{kMaxSizePx} * kMaxSizePx;
 constexpr int64_t kMaxPixelsOnCpus = int64_t{2048} * 2048;
-constexpr int kWarmUpOnCpusPx = 256;
 // A rank that hangs never comes back, and the process ends anyway: no time for it.
 constexpr absl::Duration kAbort = absl::Seconds(1);
+
+int64_t MaxPixels(const LoadOptions& options) {
+  return options.devices.are_gpus() ? kMaxPixelsOnGpus : kMaxPixelsOnCpus;
+}
 
 absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options, int first_rank,
                                                       const ModelDescription& description,
@@ -55,25 +59,6 @@ absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options
     return GuardEngine(*std::move(engine), worlds->failure);
   };
   return RankGroup::Start(std::move(group));
-}
-
-// One image with as many steps as there are kinds of steps, so that what is made on first use is
-// made now.
-absl::StatusOr<absl::Duration> WarmUp(const LoadOptions& options, RankGroup& group) {
-  const ModelDescription& description = group.description();
-  ImageRequest request;
-  request.width_px = request.height_px =
-      options.devices.are_gpus() ? description.default_size_px()
-                                 : std::min(description.default_size_px(), kWarmUpOnCpusPx);
-  request.steps = options.layout.is_stale() ? options.layout.warmup_steps + 2 : 2;
-  request.guidance_scale = description.default_guidance_scale;
-  request.scheduler = description.default_scheduler;
-  const absl::Time start = absl::Now();
-  const absl::StatusOr<Generated> made = group.Run(request, {}, nullptr);
-  if (!made.ok()) {
-    return absl::Status(made.status().code(), absl::StrCat("warm-up: ", made.status().message()));
-  }
-  return absl::Now() - start;
 }
 
 // Of ranks on CPUs: see Traffic.
@@ -151,21 +136,36 @@ absl::StatusOr<ModelDescription> Describe(const LoadOptions& options) {
   const absl::Status fits =
       CheckLayout(options.layout, std::max(ranks, options.group_ranks), description->transformer);
   if (!fits.ok()) return fits;
+  const absl::Status warm_up =
+      CheckWarmUp(options.warm_up, *description, options.layout, MaxPixels(options));
+  if (!warm_up.ok()) {
+    return absl::Status(warm_up.code(), absl::StrCat("--warm-up: ", warm_up.message()));
+  }
   return description;
 }
 
-absl::StatusOr<LoadedGroup> Load(const LoadOptions& options, int first_rank,
+WarmUpPlan PlanOfWarmUp(const LoadOptions& options, const ModelDescription& description) {
+  return PlanWarmUp(
+      options.warm_up, description, options.layout, options.devices.are_gpus(),
+      options.default_guidance > 0 ? options.default_guidance : description.default_guidance_scale);
+}
+
+absl::StatusOr<LoadedGroup> Load(LoadOptions options, int first_rank,
                                  const ModelDescription& description, const SharedWorlds& worlds) {
   const int cores = UsableCores();
   const auto ranks = static_cast<int>(options.devices.of_rank.size());
   SetThreadsPerOperation(options.threads > 0 ? options.threads : std::max(1, cores / ranks));
+
+  const WarmUpPlan warm_up = PlanOfWarmUp(options, description);
+  options.watch.warm_up_images = warm_up.images();
+  KeepKinds(warm_up.sizes.size());
 
   auto digest = std::async(std::launch::async, ModelDigest, options.model_dir, cores);
   absl::StatusOr<std::unique_ptr<RankGroup>> group =
       StartGroup(options, first_rank, description, worlds);
   if (!group.ok()) return group.status();
   LogComponents(**group);
-  const absl::StatusOr<absl::Duration> warmup_time = WarmUp(options, **group);
+  const absl::StatusOr<absl::Duration> warmup_time = WarmUp(warm_up, **group);
   if (!warmup_time.ok()) return warmup_time.status();
   const absl::StatusOr<std::string> model_digest = digest.get();
   if (!model_digest.ok()) return model_digest.status();
@@ -178,7 +178,7 @@ absl::StatusOr<LoadedGroup> Load(const LoadOptions& options, int first_rank,
                   .plan_facts = PlanFacts(plan),
                   .dtype = options.devices.dtype_name,
                   .device = options.devices.name,
-                  .max_pixels = options.devices.are_gpus() ? kMaxPixelsOnGpus : kMaxPixelsOnCpus,
+                  .max_pixels = MaxPixels(options),
                   .load_time = {},
                   .warmup_time = *warmup_time};
   if (options.default_guidance > 0) {

@@ -1,13 +1,15 @@
-// From a folder, a layout and devices to a group that has made its first image.
+// From a folder, a layout and devices to a group that has made its first images.
 #pragma once
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "parallel/layout.h"
 #include "worker/devices.h"
+#include "worker/warm_up.h"
 #include "worker/watched_engine.h"
 #include "worker/worker.h"
 
@@ -18,17 +20,19 @@ struct LoadOptions {
   Devices devices;      // One for each rank of this process.
   int group_ranks = 0;  // Of the group, if they are more.
   Layout layout;
-  int threads = 0;              // Of an operation on CPUs, each rank; 0: cores / ranks.
-  double default_guidance = 0;  // 0: the checkpoint's.
+  int threads = 0;                      // Of an operation on CPUs, each rank; 0: cores / ranks.
+  double default_guidance = 0;          // 0: the checkpoint's.
+  std::vector<ImageSize> warm_up = {};  // None: see PlanWarmUp().
   absl::Duration load_timeout = absl::Minutes(30);
   absl::Duration first_run_timeout = absl::Seconds(120);
   absl::Duration phase_timeout = absl::Seconds(10);
   RankWatch watch;
 };
 
-// Checks the layout against the model, loads all ranks, digests the checkpoint meanwhile, and warms
-// up by making an image. INVALID_ARGUMENT, NOT_FOUND and FAILED_PRECONDITION for what another start
-// would not change; else what RankGroup says. Blocks. Sets the process' threads per operation.
+// Checks layout and warm-up against the model, loads all ranks, digests the checkpoint meanwhile,
+// and warms up by making an image of each size. INVALID_ARGUMENT, NOT_FOUND and FAILED_PRECONDITION
+// for what another start would not change; else what RankGroup says. Blocks. Sets the process'
+// threads per operation.
 absl::StatusOr<LoadedGroup> LoadGroup(const LoadOptions& options);
 
 // The same for a worker with a share of the group's ranks, once it knows its place.

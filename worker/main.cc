@@ -20,6 +20,7 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -29,6 +30,7 @@
 #include "worker/health.h"
 #include "worker/load.h"
 #include "worker/log.h"
+#include "worker/warm_up.h"
 #include "worker/watched_engine.h"
 #include "worker/worker.h"
 #include "worker/worker_service.h"
@@ -224,6 +226,8 @@ int Main(int argc, char** argv) {
 
   absl::StatusOr<Layout> layout = ParseLayout(flags.layout);
   if (!layout.ok()) return Refuse(absl::StrCat("--layout: ", layout.status().message()));
+  absl::StatusOr<std::vector<ImageSize>> warm_up = ParseWarmUp(flags.warm_up);
+  if (!warm_up.ok()) return Refuse(absl::StrCat("--warm-up: ", warm_up.status().message()));
   absl::StatusOr<Devices> devices =
       ChooseDevices(flags.device, flags.dtype, flags.ranks, flags.first_gpu);
   if (!devices.ok()) return Refuse(std::string(devices.status().message()));
@@ -245,6 +249,7 @@ int Main(int argc, char** argv) {
                            .layout = *std::move(layout),
                            .threads = flags.threads,
                            .default_guidance = flags.default_guidance,
+                           .warm_up = *std::move(warm_up),
                            .load_timeout = flags.load_timeout,
                            .first_run_timeout = flags.first_run_timeout,
                            .phase_timeout = flags.phase_timeout,

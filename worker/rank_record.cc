@@ -106,7 +106,8 @@ class RecordedEngine final : public Engine {
 
 }  // namespace
 
-RankRecord::RankRecord(BlackBox& box, int rank) : box_(box), rank_(rank) {
+RankRecord::RankRecord(BlackBox& box, int rank, int warm_up_images)
+    : box_(box), rank_(rank), warm_up_images_(warm_up_images) {
   box_.WatchThread(absl::StrCat("rank ", rank));
   Enter("load");
 }
@@ -124,7 +125,8 @@ void RankRecord::Enter(const char* phase) {
 }
 
 void RankRecord::BeginImage(const ImageRequest& request) {
-  ++images_;
+  images_ = warm_up_images_ > 0 ? 1 : images_ + 1;
+  --warm_up_images_;
   steps_done_ = 0;
   steps_ = request.steps;
   if (rank_ != 0) return;

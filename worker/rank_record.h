@@ -16,11 +16,12 @@ namespace patchflow {
 //   rank=1 phase=denoise step=3/20 collectives=41 in=all_gather image=2
 // `collectives` counts the operations of communicators that the rank has begun since the start,
 // `in` is the one that it waits for ("-": none; several of them at once count as the last one).
-// `image` counts images from 1, which is the warm-up. Operations that a CUDA graph replays are not
+// `image` counts images; all of the warm-up are 1. Operations that a CUDA graph replays are not
 // seen. Used by the rank's thread; the box must outlive it.
 class RankRecord {
  public:
-  RankRecord(BlackBox& box, int rank);
+  // The first `warm_up_images` are the warm-up.
+  RankRecord(BlackBox& box, int rank, int warm_up_images = 1);
 
   // "load", "idle", "ended" besides the phases of an image.
   void Enter(const char* phase);
@@ -37,6 +38,7 @@ class RankRecord {
 
   BlackBox& box_;
   const int rank_;
+  int warm_up_images_;  // That have not begun.
   const char* phase_ = "start";
   const char* in_ = "-";
   int steps_done_ = 0;

@@ -40,7 +40,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Load(const RankWatch& watch, const Engin
     outer = worlds.back().get();
   }
   if (watch.faults != nullptr) {
-    faults = std::make_shared<RankFaults>(*watch.faults, world.rank(), options.device);
+    faults = std::make_shared<RankFaults>(*watch.faults, world.rank(), options.device,
+                                          watch.warm_up_images);
     worlds.push_back(std::make_unique<FaultyWorld>(*outer, faults));
     outer = worlds.back().get();
   }
@@ -94,7 +95,7 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadWatchedEngine(const RankWatch& watch
                                                           World& world) {
   std::shared_ptr<RankRecord> record;
   if (watch.black_box != nullptr) {
-    record = std::make_shared<RankRecord>(*watch.black_box, world.rank());
+    record = std::make_shared<RankRecord>(*watch.black_box, world.rank(), watch.warm_up_images);
   }
   auto engine = StatusOrOfThrowing<std::unique_ptr<Engine>>(
       [&] { return Load(watch, options, layout, model, world, record); });

@@ -19,6 +19,7 @@ namespace patchflow {
 struct RankWatch {
   BlackBox* black_box = nullptr;    // Null: nothing is recorded.
   FaultInjector* faults = nullptr;  // Null: no orders.
+  int warm_up_images = 1;           // The first ones of each rank.
 
   // At a fault of the group, before its ranks are told.
   void OnFault(const std::string& why) const;

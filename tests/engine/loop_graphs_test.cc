@@ -120,6 +120,16 @@ TEST_F(LoopGraphsTest, KeepsTheFourKindsUsedLast) {
   EXPECT_EQ(dropped.use_count(), 1);
 }
 
+TEST_F(LoopGraphsTest, KeepsAsManyKindsAsAreAskedFor) {
+  KeepKinds(6);
+  const void* x = Begin({}).x_NSC.data_ptr();
+  for (const int64_t tokens : {8, 9, 10, 11, 12}) Begin({.tokens = tokens});
+  EXPECT_EQ(Begin({}).x_NSC.data_ptr(), x);
+  EXPECT_EQ(KeptKinds(8), 8U) << "fewer are asked for than are kept anyway";
+  KeepKinds(0);
+  EXPECT_EQ(KeptKinds(4), 4U);
+}
+
 TEST_F(LoopGraphsTest, TheRequestsOwnTensorsStayUntouched) {
   LoopMemory& memory = Begin({.value = 3});
   memory.conditioning->tensors()[0].zero_();

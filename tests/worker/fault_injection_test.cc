@@ -104,6 +104,15 @@ TEST_F(FaultInjectionTest, TheFirstImageIsTheWarmUp) {
   EXPECT_TRUE(Draw().ok()) << "once";
 }
 
+TEST_F(FaultInjectionTest, AWarmUpMayHaveSeveralImages) {
+  faults_ = std::make_shared<RankFaults>(injector_, 1, at::kCPU, 2);
+  engine_ = MakeFaulty(std::make_unique<FakeEngine>(FakeEngineOptions()), faults_);
+  Order("throw step 1");
+  EXPECT_TRUE(Draw().ok());
+  EXPECT_TRUE(Draw().ok());
+  EXPECT_FALSE(Draw().ok());
+}
+
 TEST_F(FaultInjectionTest, EveryPhaseOfAnImageCanFail) {
   EXPECT_TRUE(Draw().ok());
   for (const char* place : {"text", "step", "decode"}) {

@@ -64,6 +64,18 @@ TEST_F(RankRecordTest, TellsHowFarARankIs) {
   EXPECT_THAT(Text(), testing::Not(HasSubstr("secret")));
 }
 
+TEST_F(RankRecordTest, CountsAllOfTheWarmUpAsTheFirstImage) {
+  const auto engine = RecordEngine(std::make_unique<FakeEngine>(FakeEngineOptions()),
+                                   std::make_shared<RankRecord>(*box_, 0, 2));
+  ImageRequest request;
+  request.width_px = request.height_px = 16;
+  SilentMonitor monitor;
+  for (const char* image : {"image=1", "image=1", "image=2", "image=3"}) {
+    ASSERT_TRUE(engine->Generate(request, monitor).ok());
+    EXPECT_THAT(Text(), HasSubstr(image));
+  }
+}
+
 TEST_F(RankRecordTest, TellsWhyARankFailed) {
   const auto engine = RecordEngine(
       std::make_unique<FakeEngine>(FakeEngineOptions{
