@@ -79,6 +79,10 @@ Tensor DenoiseSpan(const DenoiseJob& job, const LoopParts& parts, StepMonitor& m
     } else {
       graphs->Run(parts.phase ? parts.phase(step) : 0, [&] { EnqueueStep(parts, memory); });
     }
+    if (job.view != nullptr && job.view->Wants(step + 1)) {
+      const Tensor& x0_NSC = memory.state.previous_x0_NSC;
+      job.view->Show(step + 1, parts.whole ? parts.whole(x0_NSC) : x0_NSC);
+    }
     fence.Mark(step);
   }
   fence.Wait(steps + 1);

@@ -31,6 +31,20 @@ class Cancelled : public std::exception {
   const char* what() const noexcept override { return "cancelled"; }
 };
 
+// Looks at an image while it forms.
+class LatentsView {
+ public:
+  virtual ~LatentsView() = default;
+  // Whether to be shown what there is after `steps_done`, 1 .. num_steps. The same on all ranks of
+  // a group, since they gather it together.
+  virtual bool Wants(int steps_done) const = 0;
+  // x0_NSC: what the sampler expects the end to be, by the step that was the last of `steps_done`:
+  // float32, tokens of the whole image in raster order, on the device. Only what is enqueued on the
+  // current stream during the call may read it. Called in the order of steps on every rank that has
+  // it, rank 0 among them. Must not block.
+  virtual void Show(int steps_done, const Tensor& x0_NSC) = 0;
+};
+
 struct DenoiseJob {
   // float32, N(0, 1), of the whole image, on the device. Denoise: in raster order. DenoiseSpan: in
   // the order of its conditioning.
@@ -40,6 +54,8 @@ struct DenoiseJob {
   Prompt prompts;
   double guidance_scale = 1;
   const Sampler& sampler;  // On the device.
+  // Nobody looks: nullptr. It changes nothing of the latents that are returned.
+  LatentsView* view = nullptr;
 };
 
 // One way of running the loop over a group of devices: a parallel method. One rank thread owns it.
@@ -68,6 +84,9 @@ struct LoopParts {
   std::function<int(int step)> phase = {};
   // Steps run as CUDA graphs of this. nullptr, and always on CPUs: kernels are enqueued one by one.
   LoopGraphs* graphs = nullptr;
+  // Tokens of the span to those of the whole image, in raster order: a collective, outside graphs,
+  // for job.view. Empty: the span is the whole.
+  std::function<Tensor(const Tensor& own_NSC)> whole = {};
 };
 Tensor DenoiseSpan(const DenoiseJob& job, const LoopParts& parts, StepMonitor& monitor);
 

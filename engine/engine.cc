@@ -107,8 +107,10 @@ class OneRankEngine final : public Engine {
                                  RequestMonitor& monitor);
   Tensor Noise(const ImageRequest& request) const;
   Tensor Decode(const Tensor& latents, int num_steps, RequestMonitor& monitor) const;
+  std::unique_ptr<LatentsView> ViewOf(const PreviewRequest& request, TokenGrid grid);
 
   Parts parts_;
+  std::shared_ptr<const LatentMap> latent_map_;  // From the first preview on.
 };
 
 absl::Status CheckSide(const char* field, int value_px, int multiple_px) {
@@ -127,6 +129,11 @@ absl::StatusOr<Sampler> OneRankEngine::CheckRequest(const ImageRequest& request)
   if (!(request.guidance_scale >= 1 && request.guidance_scale <= kMaxGuidanceScale)) {
     found.push_back(absl::InvalidArgumentError(absl::StrCat(
         "guidance_scale: ", request.guidance_scale, " is not in 1 .. ", kMaxGuidanceScale)));
+  }
+  if (request.preview.every_steps < 0 || request.preview.max_edge_px < 0) {
+    found.push_back(absl::InvalidArgumentError(
+        absl::StrCat("preview: every_steps ", request.preview.every_steps, " and max_edge_px ",
+                     request.preview.max_edge_px, " are not both 0 or more")));
   }
   absl::StatusOr<Sampler> sampler = Sampler::Make(request.scheduler, parts_.sampler, request.steps);
   found.push_back(sampler.status());
@@ -154,6 +161,15 @@ Tensor OneRankEngine::Decode(const Tensor& latents, int num_steps, RequestMonito
   return DecodeWhole(*parts_.vae, latents, tile_done);
 }
 
+std::unique_ptr<LatentsView> OneRankEngine::ViewOf(const PreviewRequest& request, TokenGrid grid) {
+  if (request.every_steps == 0) return nullptr;
+  if (parts_.ports.shows_previews && latent_map_ == nullptr) {
+    latent_map_ = std::make_shared<const LatentMap>(FitLatentMap(*parts_.vae));
+  }
+  return std::make_unique<PreviewView>(request, latent_map_, grid,
+                                       parts_.description.transformer.patch_size);
+}
+
 absl::StatusOr<Generated> OneRankEngine::Make(const ImageRequest& request, const Sampler& sampler,
                                               RequestMonitor& monitor) {
   const at::Device device = parts_.options.device;
@@ -170,13 +186,15 @@ absl::StatusOr<Generated> OneRankEngine::Make(const ImageRequest& request, const
   monitor.Enter(Phase::kDenoise);
   const Tensor noise = Noise(request);
   const TokenGrid grid{.h = noise.size(2) / patch_size, .w = noise.size(3) / patch_size};
+  const std::unique_ptr<LatentsView> view = ViewOf(request.preview, grid);
   StepClock clock(device, sampler.num_steps(), monitor);
   const Tensor latents =
       Unpatchify(parts_.denoiser->Denoise({.noise_NSC = Patchify(noise, patch_size),
                                            .grid = grid,
                                            .prompts = prompts,
                                            .guidance_scale = request.guidance_scale,
-                                           .sampler = sampler},
+                                           .sampler = sampler,
+                                           .view = view.get()},
                                           clock),
                  grid, patch_size);
   const bool finite = at::isfinite(latents).all().item<bool>();

@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "engine/denoiser.h"
 #include "engine/image/image.h"
+#include "engine/preview.h"
 #include "engine/text/text_encoder.h"
 #include "engine/transformer.h"
 #include "engine/vae/decoder.h"
@@ -34,6 +35,7 @@ struct ImageRequest {
   double guidance_scale = 4.5;  // 1 runs one branch.
   std::string scheduler;        // A name of Sampler::Names().
   uint64_t seed = 0;            // Of this very image: the caller adds the image index.
+  PreviewRequest preview = {};  // Changes nothing of the image.
 };
 
 enum class Phase { kText, kDenoise, kDecode };
@@ -79,6 +81,7 @@ struct EnginePorts {
   std::function<Tensor(const VaeDecoder&, const Tensor& latents,
                        const std::function<void()>& tile_done)>
       decode;
+  bool shows_previews = true;  // Of rank 0 of a group.
 };
 
 struct EngineOptions {

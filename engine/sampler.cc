@@ -113,6 +113,9 @@ Tensor Sampler::Step(const Tensor& step, const Tensor& x_NSC, const Tensor& eps_
   const Tensor x0_NSC = at::mul(x_NSC, row[1]).addcmul_(eps_NSC.to(at::kFloat), row[2]);
   Tensor next_NSC = at::mul(x_NSC, row[3]).addcmul_(x0_NSC, row[4]);
   if (!looks_back_) {
+    if (state.previous_x0_NSC.defined()) {
+      state.previous_x0_NSC.copy_(x0_NSC);
+    }
     return next_NSC;
   }
   if (state.previous_x0_NSC.defined()) {

@@ -44,8 +44,9 @@ absl::StatusOr<SamplerConfig> ReadSamplerConfig(const std::filesystem::path& sch
 
 // The data prediction of the step before, for some run of tokens: a plain value.
 struct SamplerState {
-  Tensor previous_x0_NSC;  // float32. Undefined before the first step, and for samplers that look
-                           // at no step before.
+  // float32. Undefined before the first step, and after it for samplers that look at no step before
+  // unless it was allocated: then it is kept for whoever looks at it.
+  Tensor previous_x0_NSC;
   SamplerState Slice(TokenSpan part) const;  // A copy.
 };
 
