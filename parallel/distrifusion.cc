@@ -109,6 +109,9 @@ class DistriFusion final : public Denoiser {
              : step < last        ? Freshness::kStale
                                   : Freshness::kLast;
     };
+    const auto whole = [&](const Tensor& own_NSC) {
+      return GatherSpans(mesh_.sequence.get(), own_NSC, plan.Shares());
+    };
     const LoopParts parts{
         .transformer = transformer_,
         .conditioning = *conditioning,
@@ -118,11 +121,11 @@ class DistriFusion final : public Denoiser {
         .span = plan.Share(mesh_.here.sequence),
         .begin_step = [&](int step) { memory.attention.BeginStep(freshness(step)); },
         .phase = [&](int step) { return static_cast<int>(freshness(step)); },
-        .graphs = graphs ? &memory.graphs : nullptr};
+        .graphs = graphs ? &memory.graphs : nullptr,
+        .whole = whole};
     Tensor whole_NSC;
     try {
-      const Tensor own_NSC = DenoiseSpan(job, parts, monitor);
-      whole_NSC = GatherSpans(mesh_.sequence.get(), own_NSC, plan.Shares());
+      whole_NSC = whole(DenoiseSpan(job, parts, monitor));
     } catch (const Cancelled&) {
       memory.attention.Join();
       ReleaseUnless(graphs);

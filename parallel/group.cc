@@ -31,6 +31,7 @@ EnginePorts GroupRank::ports() const {
   if (mesh_.world == nullptr) {
     return ports;
   }
+  ports.shows_previews = mesh_.world->rank() == 0;
   ports.text_shard = {mesh_.world->rank(), mesh_.world->size()};
   ports.text_sum = text_sum_.get();
   ports.decode = [this](const VaeDecoder& decoder, const Tensor& latents,

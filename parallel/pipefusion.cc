@@ -10,6 +10,7 @@
 #include "parallel/axes.h"
 #include "parallel/exchange.h"
 #include "parallel/stage_memory.h"
+#include "parallel/stage_preview.h"
 
 namespace patchflow {
 namespace {
@@ -30,7 +31,7 @@ class StageRun {
  public:
   // `job` has its noise in the order of the memory's plan.
   StageRun(const Stage& stage, StageMemory& memory, const DenoiseJob& job, Guidance& guidance,
-           const Conditioning& conditioning);
+           const Conditioning& conditioning, const StagePreview::Whole& whole);
 
   // Latents of this rank's share of the tokens on the last stage; of that shape, but anything,
   // elsewhere.
@@ -55,6 +56,8 @@ class StageRun {
   Pending Expect(int step, size_t patch);
   void WaitForSends(size_t left);
   void EndStep();
+  // A copy of what the sampler expects of the share.
+  Tensor DataPrediction() const;
 
   const Stage& stage_;
   const Mesh& mesh_;
@@ -70,11 +73,14 @@ class StageRun {
   StepFence fence_;
   int step_ = 0;
   StagePart whole_;
+  bool split_ = false;  // The share is in the patches.
   std::deque<Pending> sends_;
+  StagePreview preview_;
 };
 
 StageRun::StageRun(const Stage& stage, StageMemory& memory, const DenoiseJob& job,
-                   Guidance& guidance, const Conditioning& conditioning)
+                   Guidance& guidance, const Conditioning& conditioning,
+                   const StagePreview::Whole& whole)
     : stage_(stage),
       mesh_(stage.mesh),
       memory_(memory),
@@ -92,7 +98,8 @@ StageRun::StageRun(const Stage& stage, StageMemory& memory, const DenoiseJob& jo
       own_loop_(graphs_ == nullptr ? MakeLoopMemory(job, parts_) : LoopMemory{}),
       loop_(graphs_ == nullptr ? own_loop_ : graphs_->Begin(job, parts_)),
       fence_(job.noise_NSC.device()),
-      whole_(memory.WholeShare(loop_)) {
+      whole_(memory.WholeShare(loop_)),
+      preview_(stage.mesh, job.view, whole) {
   if (graphs_ == nullptr) {
     StartLoop(job, parts_, own_loop_);
   }
@@ -110,6 +117,7 @@ Tensor StageRun::Run(StepMonitor& monitor) {
     share_NSC = at::cat(patches, 1);
   }
   WaitForSends(0);
+  preview_.Finish(/*stopped=*/false);
   fence_.Wait(num_steps_ + 1);
   if (!monitor.Continue(num_steps_)) {
     throw Cancelled();
@@ -178,6 +186,7 @@ void StageRun::SplitIntoPatches() {
   }
   whole_.input_BSE.reset();
   whole_.output_BSE.reset();
+  split_ = true;
 }
 
 void StageRun::Enqueue(StagePart& part) {
@@ -223,6 +232,7 @@ void StageRun::Stop(int step) {
     }
   }
   WaitForSends(0);
+  preview_.Finish(/*stopped=*/true);
   throw Cancelled();
 }
 
@@ -244,9 +254,21 @@ void StageRun::WaitForSends(size_t left) {
 }
 
 void StageRun::EndStep() {
+  preview_.EndStep(step_ + 1, whole_.x_NSC, [this] { return DataPrediction(); });
   fence_.Mark(step_);
   ++step_;
   loop_.step.add_(1);
+}
+
+Tensor StageRun::DataPrediction() const {
+  if (!split_) {
+    return whole_.state.previous_x0_NSC.clone();
+  }
+  std::vector<Tensor> patches;
+  for (const StagePart& patch : memory_.patches()) {
+    patches.push_back(patch.state.previous_x0_NSC);
+  }
+  return at::cat(patches, 1);
 }
 
 class PipeFusion final : public Denoiser {
@@ -276,10 +298,15 @@ class PipeFusion final : public Denoiser {
       ordered.noise_NSC = job.noise_NSC.index_select(1, order);
     }
     const Stage stage{transformer_, mesh_, *tensor_axis_, layout_.warmup_steps, graphs};
-    Tensor share_NSC = StageRun(stage, memory, ordered, *guidance, *conditioning).Run(monitor);
+    const auto whole = [&](const Tensor& share_NSC) {
+      const Tensor whole_NSC = GatherSpans(mesh_.sequence.get(), share_NSC, memory.plan().Shares());
+      return order.defined() ? at::empty_like(whole_NSC).index_copy_(1, order, whole_NSC)
+                             : whole_NSC;
+    };
+    StageRun run(stage, memory, ordered, *guidance, *conditioning, whole);
+    const Tensor share_NSC = run.Run(monitor);
     SpreadFromLastStage(share_NSC);
-    const Tensor whole_NSC = GatherSpans(mesh_.sequence.get(), share_NSC, memory.plan().Shares());
-    return order.defined() ? at::empty_like(whole_NSC).index_copy_(1, order, whole_NSC) : whole_NSC;
+    return whole(share_NSC);
   }
 
  private:

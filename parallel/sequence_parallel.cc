@@ -23,16 +23,19 @@ class SequenceDenoiser final : public Denoiser {
     const auto conditioning = transformer_.Prepare(BranchesOf(job.prompts, *guidance), job.grid,
                                                    job.sampler.timesteps(), {});
     SequenceAttention attention(mesh_, plan);
-    const Tensor own_NSC = DenoiseSpan(job,
-                                       {.transformer = transformer_,
-                                        .conditioning = *conditioning,
-                                        .attention = attention,
-                                        .tensor_axis = *tensor_axis_,
-                                        .guidance = *guidance,
-                                        .span = plan.Share(mesh_.here.sequence),
-                                        .graphs = cuda_graphs_ ? &graphs_ : nullptr},
-                                       monitor);
-    return GatherSpans(mesh_.sequence.get(), own_NSC, plan.Shares());
+    const auto whole = [&](const Tensor& own_NSC) {
+      return GatherSpans(mesh_.sequence.get(), own_NSC, plan.Shares());
+    };
+    return whole(DenoiseSpan(job,
+                             {.transformer = transformer_,
+                              .conditioning = *conditioning,
+                              .attention = attention,
+                              .tensor_axis = *tensor_axis_,
+                              .guidance = *guidance,
+                              .span = plan.Share(mesh_.here.sequence),
+                              .graphs = cuda_graphs_ ? &graphs_ : nullptr,
+                              .whole = whole},
+                             monitor));
   }
 
  private:

@@ -69,6 +69,16 @@ MUTANTS = {
     "pipefusion: one warm-up step too many": (
         "pipefusion.cc", "warmup_steps_(std::min(stage.warmup_steps, num_steps_))",
         "warmup_steps_(std::min(stage.warmup_steps + 1, num_steps_))", ["pipefusion"]),
+    "preview: swap patches": (
+        "pipefusion.cc", "patches.push_back(patch.state.previous_x0_NSC);",
+        "patches.insert(patches.begin(), patch.state.previous_x0_NSC);", ["preview"]),
+    "preview: show the step before": (
+        "stage_preview.cc", "due_ = steps_done;", "due_ = steps_done - 1;", ["preview"]),
+    "preview: leave one on its way when stopped": (
+        "stage_preview.cc", "void StagePreview::Finish(bool stopped) {\n  if (due_ > 0) {",
+        "void StagePreview::Finish(bool stopped) {\n  if (due_ > 0 && !stopped) {", ["preview"]),
+    "preview: show one's own share": (
+        "distrifusion.cc", "        .whole = whole};", "        };", ["preview"]),
     "pipefusion: swap patches": (
         "pipefusion.cc", "patches.push_back(patch.x_NSC);", "patches.insert(patches.begin(), patch.x_NSC);",
         ["pipefusion"]),
