@@ -12,6 +12,7 @@
 namespace patchflow {
 namespace {
 
+constexpr int kMaxPreviewEdgePx = 4096;
 constexpr uint64_t kMaxSeed = (uint64_t{1} << 53) - 1;
 constexpr int kMaxEncodeThreads = 8;  // 20 ms for 1024 px: bench/results/end_to_end_h200.json.
 
@@ -61,6 +62,11 @@ std::vector<std::string> Faults(const worker::v1::ExecuteRequest& request) {
   check(!request.image_indices().empty() && request.image_indices_size() <= kMaxCount,
         absl::StrCat("image_indices: ", request.image_indices_size(), " images, limit 1 .. ",
                      kMaxCount));
+  check(request.preview_every_steps() >= 0,
+        absl::StrCat("preview_every_steps: ", request.preview_every_steps(), " is below 0"));
+  check(request.preview_max_edge() >= 0 && request.preview_max_edge() <= kMaxPreviewEdgePx,
+        absl::StrCat("preview_max_edge: ", request.preview_max_edge(), " is not in 0 .. ",
+                     kMaxPreviewEdgePx));
   for (const int index : request.image_indices()) {
     check(index >= 0 && index < kMaxCount,
           absl::StrCat("image_indices: ", index, " is not in 0 .. ", kMaxCount - 1));
@@ -108,7 +114,9 @@ absl::StatusOr<Job> JobOf(const worker::v1::ExecuteRequest& request) {
                                       .steps = params.steps(),
                                       .guidance_scale = params.guidance_scale(),
                                       .scheduler = params.scheduler(),
-                                      .seed = params.seed() + static_cast<uint64_t>(index)}});
+                                      .seed = params.seed() + static_cast<uint64_t>(index),
+                                      .preview = {.every_steps = request.preview_every_steps(),
+                                                  .max_edge_px = request.preview_max_edge()}}});
   }
   return job;
 }
@@ -119,6 +127,15 @@ worker::v1::StepEvent StepEventOf(int image_index, JobPhase phase, int steps_don
   event.set_phase(kPhases.at(static_cast<size_t>(phase)));
   event.set_steps_done(steps_done);
   return event;
+}
+
+v1::Preview PreviewOf(int image_index, int steps_done, std::string png) {
+  v1::Preview preview;
+  preview.set_image_index(image_index);
+  preview.set_step(steps_done);
+  preview.set_format(v1::IMAGE_FORMAT_PNG);
+  preview.set_data(std::move(png));
+  return preview;
 }
 
 worker::v1::ImageTrace ImageTraceOf(int image_index, RankTrace::Clock::time_point received,

@@ -20,6 +20,7 @@ inline constexpr int kMaxPromptBytes = 8 << 10;  // Each of prompt and negative 
 absl::StatusOr<Job> JobOf(const worker::v1::ExecuteRequest& request);
 
 worker::v1::StepEvent StepEventOf(int image_index, JobPhase phase, int steps_done);
+v1::Preview PreviewOf(int image_index, int steps_done, std::string png);
 // Without sent_ns.
 worker::v1::ImageTrace ImageTraceOf(int image_index, RankTrace::Clock::time_point received,
                                     const std::vector<RankTrace>& ranks);

@@ -12,16 +12,31 @@ constexpr size_t kChunkBytes = size_t{256} << 10;
 
 }  // namespace
 
-void EventQueue::OnPhase(int image_index, JobPhase phase, int steps_done) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (closed_) return;
-    if (!waiting_.empty() && std::holds_alternative<worker::v1::StepEvent>(waiting_.back())) {
-      waiting_.pop_back();
+template <typename T>
+bool EventQueue::Conflate(T newest) {
+  const std::lock_guard lock(mutex_);
+  if (closed_) return false;
+  for (auto event = waiting_.end(); event != waiting_.begin();) {
+    --event;
+    if (std::holds_alternative<T>(*event)) {
+      waiting_.erase(event);
+      break;
     }
-    waiting_.emplace_back(StepEventOf(image_index, phase, steps_done));
+    if (!std::holds_alternative<worker::v1::StepEvent>(*event) &&
+        !std::holds_alternative<v1::Preview>(*event)) {
+      break;
+    }
   }
-  wake_();
+  waiting_.emplace_back(std::move(newest));
+  return true;
+}
+
+void EventQueue::OnPhase(int image_index, JobPhase phase, int steps_done) {
+  if (Conflate(StepEventOf(image_index, phase, steps_done))) wake_();
+}
+
+void EventQueue::OnPreview(int image_index, int steps_done, std::string png) {
+  if (Conflate(PreviewOf(image_index, steps_done, std::move(png)))) wake_();
 }
 
 void EventQueue::OnTrace(int image_index, const std::vector<RankTrace>& ranks) {
@@ -50,6 +65,12 @@ std::optional<worker::v1::ExecuteResponse> EventQueue::Take() {
   if (auto* step = std::get_if<worker::v1::StepEvent>(&waiting_.front())) {
     worker::v1::ExecuteResponse message;
     *message.mutable_step() = std::move(*step);
+    waiting_.pop_front();
+    return message;
+  }
+  if (auto* preview = std::get_if<v1::Preview>(&waiting_.front())) {
+    worker::v1::ExecuteResponse message;
+    *message.mutable_preview() = std::move(*preview);
     waiting_.pop_front();
     return message;
   }

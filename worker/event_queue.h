@@ -7,6 +7,7 @@
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <utility>
 #include <variant>
 
@@ -16,7 +17,8 @@
 
 namespace patchflow {
 
-// Phases and steps are conflated: the newest replaces one that waits. Image bytes are never
+// Phases and steps are conflated, and so are previews: the newest replaces one that waits behind
+// the last image or trace. Image bytes are never
 // dropped: an image waits until the one before it was taken, so that at most two are held for a
 // reader that does not read. Thread-safe.
 class EventQueue final : public JobEvents {
@@ -27,6 +29,7 @@ class EventQueue final : public JobEvents {
       : wake_(std::move(wake)), end_(std::move(end)) {}
 
   void OnPhase(int image_index, JobPhase phase, int steps_done) override;
+  void OnPreview(int image_index, int steps_done, std::string png) override;
   void OnTrace(int image_index, const std::vector<RankTrace>& ranks) override;
   void OnImage(FinishedImage image) override;
   void OnEnd(const absl::Status& status) override { end_(status); }
@@ -43,13 +46,18 @@ class EventQueue final : public JobEvents {
     size_t taken_bytes = 0;
   };
   std::optional<worker::v1::ExecuteResponse> TakePart(Sending& sending);
+  // Unless the queue is closed: appends it instead of an older T that nothing but steps and
+  // previews follow.
+  template <typename T>
+  bool Conflate(T newest);
 
   const std::chrono::steady_clock::time_point received_ = std::chrono::steady_clock::now();
   const std::function<void()> wake_;
   const std::function<void(const absl::Status&)> end_;
   std::mutex mutex_;
   std::condition_variable room_;
-  std::deque<std::variant<worker::v1::StepEvent, worker::v1::ImageTrace, Sending>> waiting_;
+  std::deque<std::variant<worker::v1::StepEvent, v1::Preview, worker::v1::ImageTrace, Sending>>
+      waiting_;
   bool image_waits_ = false;
   bool closed_ = false;
 };

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "worker/encoder.h"
+#include "worker/previewer.h"
 
 namespace patchflow {
 namespace {
@@ -35,15 +36,22 @@ absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& sto
   Encoder own;
   if (encoder == nullptr) encoder = &own;
   std::unique_ptr<Encoder::Encoding> encoding;  // Of the image before; its destructor waits.
+  std::unique_ptr<Previewer> previewer;
   int number = 0;
   for (const JobImage& image : job.images) {
     std::vector<RankTrace> traces;
+    ImageRequest request = image.request;
+    if (request.preview.every_steps > 0) {
+      if (previewer == nullptr) previewer = std::make_unique<Previewer>(events);
+      request.preview.show = previewer->Of(image.index);
+    }
     absl::StatusOr<Generated> made = group.Run(
-        image.request, stop,
+        request, stop,
         [&](Phase phase, int steps_done) {
           events.OnPhase(image.index, JobPhaseOf(phase), steps_done);
         },
         &traces, AgreedFor(agreement, number++));
+    if (previewer != nullptr) previewer->Finish();
     events.OnTrace(image.index, traces);
     if (encoding != nullptr) {
       if (const absl::Status status = encoding->Wait(); !status.ok()) return status;

@@ -55,6 +55,9 @@ class JobEvents {
   virtual ~JobEvents() = default;
   // Of the image that is being made, or encoded. Must not block.
   virtual void OnPhase(int image_index, JobPhase phase, int steps_done) = 0;
+  // A PNG file of what an image may become, after so many steps; before the image's OnImage(). Must
+  // not block. Ignored by default.
+  virtual void OnPreview(int /*image_index*/, int /*steps_done*/, std::string /*png*/) {}
   // When the ranks have ended their work at an image, whether it was made or not; before OnImage().
   // Must not block.
   virtual void OnTrace(int image_index, const std::vector<RankTrace>& ranks) = 0;
@@ -68,9 +71,10 @@ class JobEvents {
 class Encoder;
 
 // Blocks until the ranks are idle and every finished image was handed over: none by a group without
-// rank 0. Does not call OnEnd(). Stops at `stop`, or where other processes take part, when their
-// `agreement` says so. `encoder`: one that knows earlier jobs. Statuses as RankGroup::Run, and
-// Encoder's.
+// rank 0. Previews of images that ask for them go to OnPreview(); what the requests of `job` would
+// show them to is not called. Does not call OnEnd(). Stops at `stop`, or where other processes take
+// part, when their `agreement` says so. `encoder`: one that knows earlier jobs. Statuses as
+// RankGroup::Run, and Encoder's.
 absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& stop,
                     JobEvents& events, const std::shared_ptr<JobAgreement>& agreement = nullptr,
                     Encoder* encoder = nullptr);

@@ -50,6 +50,18 @@ TEST(ConvertTest, EachImageHasItsOwnSeed) {
             (std::vector<std::pair<std::string, std::string>>{{"a", "1"}, {"b", "2"}}));
 }
 
+TEST(ConvertTest, EveryImageAsksForPreviews) {
+  worker::v1::ExecuteRequest request = GoodRequest();
+  request.set_preview_every_steps(3);
+  request.set_preview_max_edge(64);
+  const absl::StatusOr<Job> job = JobOf(request);
+  ASSERT_TRUE(job.ok()) << job.status();
+  for (const JobImage& image : job->images) {
+    EXPECT_EQ(image.request.preview.every_steps, 3);
+    EXPECT_EQ(image.request.preview.max_edge_px, 64);
+  }
+}
+
 TEST(ConvertTest, AllWrongFieldsAreNamedAtOnce) {
   worker::v1::ExecuteRequest request = GoodRequest();
   request.mutable_params()->set_format(v1::IMAGE_FORMAT_UNSPECIFIED);
@@ -57,12 +69,15 @@ TEST(ConvertTest, AllWrongFieldsAreNamedAtOnce) {
   request.mutable_params()->set_seed(uint64_t{1} << 53);
   request.set_prompt(std::string(8193, 'x'));
   request.add_image_indices(-1);
+  request.set_preview_every_steps(-1);
+  request.set_preview_max_edge(4097);
   const absl::Status status = JobOf(request).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(EngineReasonOf(status), "INVALID_REQUEST");
   const std::string message(status.message());
   for (const char* field :
-       {"params.format", "params.quality: 101", "params.seed", "prompt: 8193", "indices: -1"}) {
+       {"params.format", "params.quality: 101", "params.seed", "prompt: 8193", "indices: -1",
+        "preview_every_steps: -1", "preview_max_edge: 4097 is not in 0 .. 4096"}) {
     EXPECT_THAT(message, HasSubstr(field));
   }
 }

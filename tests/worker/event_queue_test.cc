@@ -37,6 +37,36 @@ TEST_F(EventQueueTest, TheNewestPositionReplacesOneThatWaits) {
   EXPECT_FALSE(queue_.Take().has_value());
 }
 
+TEST_F(EventQueueTest, StepsAndPreviewsReplaceTheirOwnKindHoweverTheyMix) {
+  for (int step = 1; step <= 50; ++step) {
+    queue_.OnPhase(0, JobPhase::kDenoise, step);
+    queue_.OnPreview(0, step, "png");
+  }
+  queue_.OnPhase(0, JobPhase::kDecode, 50);
+  auto message = queue_.Take();
+  ASSERT_TRUE(message.has_value() && message->has_preview());
+  EXPECT_EQ(message->preview().step(), 50);
+  EXPECT_EQ(message->preview().format(), v1::IMAGE_FORMAT_PNG);
+  EXPECT_EQ(message->preview().data(), "png");
+  message = queue_.Take();
+  ASSERT_TRUE(message.has_value() && message->has_step());
+  EXPECT_EQ(message->step().phase(), worker::v1::JOB_PHASE_DECODE);
+  EXPECT_FALSE(queue_.Take().has_value());
+}
+
+TEST_F(EventQueueTest, APreviewBeforeATraceStaysBeforeIt) {
+  queue_.OnPreview(0, 2, "first");
+  queue_.OnTrace(0, {});
+  queue_.OnPreview(1, 2, "second");
+  queue_.OnPreview(1, 4, "third");
+  EXPECT_EQ(queue_.Take()->preview().data(), "first");
+  EXPECT_TRUE(queue_.Take()->has_image_trace());
+  const auto last = queue_.Take();
+  EXPECT_EQ(last->preview().data(), "third");
+  EXPECT_EQ(last->preview().image_index(), 1);
+  EXPECT_FALSE(queue_.Take().has_value());
+}
+
 TEST_F(EventQueueTest, AnImageIsAHeaderChunksAndItsFigures) {
   constexpr size_t kBytes = (size_t{256} << 10) * 2 + 5;
   queue_.OnImage(ImageOf(3, kBytes));
@@ -77,6 +107,7 @@ TEST_F(EventQueueTest, ClosingDropsEverythingButTheEndAndReleasesTheEncoder) {
   queue_.Close();
   encoder.join();
   queue_.OnPhase(0, JobPhase::kText, 0);
+  queue_.OnPreview(0, 1, "png");
   EXPECT_FALSE(queue_.Take().has_value());
   queue_.OnEnd(absl::CancelledError("cancelled"));
   EXPECT_EQ(ended_->code(), absl::StatusCode::kCancelled);
