@@ -88,7 +88,8 @@ ordered_json ConfigurationOf(const GroupConfig& group) {
   return {{"model", group.model},     {"model_name", group.model_name},
           {"device", group.device},   {"dtype", group.dtype},
           {"ranks", group.ranks},     {"layout", group.layout},
-          {"threads", group.threads}, {"default_guidance", group.default_guidance}};
+          {"threads", group.threads}, {"default_guidance", group.default_guidance},
+          {"warmup", group.warmup}};
 }
 
 ordered_json ProcessOf(WorkerProcess& process) {

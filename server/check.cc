@@ -157,6 +157,11 @@ void CheckGroup(const GroupConfig& group, std::vector<CheckRow>& rows) {
                                                    weights->bytes >> 20, " MiB, whole")
                                     : ""));
   rows.push_back(CheckLayout(group, what + "layout"));
+  if (!group.warmup.empty()) {
+    rows.push_back({what + "warmup", CheckRow::kGood,
+                    absl::StrCat(absl::StrJoin(group.warmup, ", "),
+                                 "; whether the model makes them is seen when it loads")});
+  }
   if (group.ranks > 1 && group.device != "cpu") {
     rows.push_back(CheckSharedMemory(group, what + "ranks"));
   }

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/config_reader.h"
+#include "server/config_warmup.h"
 
 namespace patchflow {
 namespace {
@@ -101,7 +102,8 @@ void ReadWorkers(MapReader& reader, GroupConfig& group) {
       reader.Fault("workers", absl::StrCat("'", worker, "' is named twice"));
     }
   }
-  for (const char* key : {"model", "device", "dtype", "ranks", "processes", "layout", "threads"}) {
+  for (const char* key :
+       {"model", "device", "dtype", "ranks", "processes", "layout", "threads", "warmup"}) {
     if (!group.local() && reader.Has(key)) {
       reader.Fault(key, "belongs to the worker's own command line when 'workers' is given");
     }
@@ -146,6 +148,7 @@ GroupConfig ReadGroup(MapReader reader, const std::string& directory) {
   ReadRanks(reader, group);
   group.threads = static_cast<int>(reader.Integer("threads", 0, 0, 1024));
   group.default_guidance = reader.Number("default_guidance", 0, 1, 100);
+  group.warmup = ReadWarmUp(reader);
   group.layout = ReadLayout(reader.Map("layout"));
   reader.Finish();
   return group;
@@ -346,6 +349,9 @@ ServerConfig ReadServer(MapReader top, const std::string& directory) {
   }
   NameGroups(readers, config.groups);
   config.limits = ReadLimits(top.Map("limits"));
+  for (size_t i = 0; i < readers.size(); ++i) {
+    CheckWarmUp(readers[i], config.groups[i].warmup, config.limits.max_pixels);
+  }
   config.drain = ReadDrain(top.Map("drain"));
   config.supervision = ReadSupervision(top.Map("supervision"));
   MapReader log = top.Map("log");

@@ -20,6 +20,9 @@
 //                                  # blocks, cuda_graphs
 //       threads: 0                 # CPU threads of the worker; 0: as it thinks best
 //       default_guidance: 4.5      # default: the worker's
+//       warmup: [1024x1024, 1024x512]  # WIDTHxHEIGHT, 16 at most: images made before it is ready,
+//                                  # so that their CUDA graphs are there; [] or left out: one of
+//                                  # the model's own size
 //       workers: []                # address of a worker that is already running; it is then not
 //       started here. Several, of different hosts: each with a share of the ranks, started with
 //       --group-ranks; rank 0 is on the first
@@ -63,6 +66,8 @@ struct GroupConfig {
   int processes = 1;  // Of a group that is started here; `ranks` is a multiple.
   std::string
       layout;  // As patchflow-worker takes it: "pipefusion=2,patches=4"; empty for the defaults.
+  // Sizes as "1024x512"; empty: as the worker thinks best.
+  std::vector<std::string> warmup = {};
   int threads = 0;
   double default_guidance = 0;       // 0: the worker's.
   std::vector<std::string> workers;  // Addresses of remote workers; empty: started here.

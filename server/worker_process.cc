@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/clock.h"
 
 namespace patchflow {
@@ -203,6 +204,9 @@ std::vector<std::string> WorkerCommand(const std::string& binary, const GroupCon
   }
   if (group.default_guidance > 0) {
     add("--default-guidance", absl::StrCat(group.default_guidance));
+  }
+  if (!group.warmup.empty()) {
+    add("--warm-up", absl::StrJoin(group.warmup, ","));
   }
   const auto seconds = [&](const char* flag, absl::Duration duration) {
     add(flag, absl::StrCat(std::max(1.0, absl::ToDoubleSeconds(duration))));

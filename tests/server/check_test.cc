@@ -106,6 +106,13 @@ TEST_F(CheckTest, ComparesTheLayoutWithTheRanks) {
   EXPECT_THAT(Row("groups[g].layout").text, HasSubstr("for 2 ranks, the group has 4"));
 }
 
+TEST_F(CheckTest, ShowsTheSizesThatAGroupWarmsUpWith) {
+  for (const CheckRow& row : CheckConfig(config_)) EXPECT_NE(row.what, "groups[g].warmup");
+  config_.groups[0].warmup = {"1024x1024", "1024x512"};
+  EXPECT_EQ(Row("groups[g].warmup").verdict, CheckRow::kGood);
+  EXPECT_THAT(Row("groups[g].warmup").text, HasSubstr("1024x1024, 1024x512"));
+}
+
 TEST_F(CheckTest, FindsAbsentTokensAndWorker) {
   config_.security.tokens = pki_.path("absent");
   config_.worker_binary = pki_.path("no-worker");

@@ -81,6 +81,17 @@ TEST(WorkerProcessTest, TheCommandLineHasEveryWatchdog) {
               Contains("--fault-orders"));
 }
 
+TEST(WorkerProcessTest, TheCommandLineHasTheSizesToWarmUpWith) {
+  GroupConfig group;
+  EXPECT_THAT(WorkerCommand("worker", group, "/run/0.1", {}),
+              ::testing::Not(Contains("--warm-up")));
+  group.warmup = {"1024x1024", "1024x512"};
+  const auto words = WorkerCommand("worker", group, "/run/0.1", {});
+  const auto flag = std::find(words.begin(), words.end(), "--warm-up");
+  ASSERT_LT(flag, words.end() - 1);
+  EXPECT_EQ(*(flag + 1), "1024x1024,1024x512");
+}
+
 TEST(TailTest, DropsWhatNobodyReadsAndGoesOn) {
   int from[2];
   int to[2];
