@@ -64,6 +64,8 @@ def test_a_packaged_chart_renders_the_same(tmp_path):
     ("groups[0].nodes=17", "maximum"),
     ('groups[0].device="gpu"', "device"),
     ('groups[0].name="Main"', "pattern"),
+    ('groups[0].warmup=["1024"]', "pattern"),
+    ('groups[0].warmup=["64x64","64x64"]', "are equal"),
     ('groups[0].name="workers"', "is the name of another object"),
     ('groups[0].model="../etc"', "pattern"),
     ("frontend.port=80", "minimum"),

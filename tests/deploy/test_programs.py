@@ -122,6 +122,8 @@ class RenderedGroup:
         self.address = f"127.0.0.1:{free_port()}"
         self.entry["workers"] = [self.address]
         changes = {"listen": self.address, "model": BUNDLED, "device": "cpu", "dtype": "float32", "threads": 1}
+        if any(word.startswith("--warm-up=") for word in container(pod)["args"]):
+            changes["warm-up"] = "64x64,128x64"  # Those of a GPU take a CPU minutes.
         self.worker = subprocess.Popen([BIN / "patchflow-worker", *worker_arguments(pod, **changes)], stderr=subprocess.DEVNULL)
 
     def config(self) -> dict:

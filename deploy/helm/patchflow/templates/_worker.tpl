@@ -48,6 +48,9 @@ spec:
         {{- with $group.defaultGuidance }}
         - --default-guidance={{ . }}
         {{- end }}
+        {{- with $group.warmup }}
+        - --warm-up={{ join "," . }}
+        {{- end }}
         - --load-timeout={{ $values.worker.loadTimeoutSeconds }}
         - --first-run-timeout={{ $group.firstRunTimeoutSeconds }}
       env:
