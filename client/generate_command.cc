@@ -1,5 +1,6 @@
 // patchflow generate
 #include <CLI/App.hpp>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <ostream>
@@ -24,6 +25,8 @@ struct Options {
   GenerateOptions generate;
   DisplayOptions display;
   CaptionOptions captions;
+  std::string previews;
+  int preview_every = 1;
 };
 
 // All that can be wrong before anything is sent.
@@ -55,6 +58,22 @@ absl::StatusOr<Plan> MakePlan(Options& options) {
   return Plan{*std::move(prompts), *std::move(out)};
 }
 
+void AddPreviewOptions(CLI::App& command, Options& options) {
+  const std::string group = "Output";
+  CLI::Option* previews =
+      command
+          .add_option("--previews", options.previews,
+                      "Folder for the newest preview of each image: preview-PROMPT-IMAGE.png")
+          ->type_name("DIR")
+          ->group(group);
+  command
+      .add_option("--preview-every", options.preview_every, "A preview after every so many steps")
+      ->check(CLI::PositiveNumber)
+      ->needs(previews)
+      ->capture_default_str()
+      ->group(group);
+}
+
 void ShowCost(const GenerationResult& result, Console& console) {
   if (!result.status.ok() || !result.accepted) return;
   console.out << "valid: " << result.accepted->cost().steps() << " steps, "
@@ -63,6 +82,9 @@ void ShowCost(const GenerationResult& result, Console& console) {
 }
 
 int DrawCaptions(const Options& options, Session& session) {
+  if (!options.previews.empty()) {
+    return Fail(session.console, kExitUsage, "--previews: not with a file of captions");
+  }
   const auto plan = PlanCaptions(options.captions, options.generate, options.display.out);
   if (!plan.ok()) return Fail(session.console, kExitUsage, std::string(plan.status().message()));
   const auto connection = Connection::Open(options.connection);
@@ -76,6 +98,10 @@ int DrawCaptions(const Options& options, Session& session) {
 // Goes on after a prompt that the server refuses; the first failure is the exit status.
 int Run(Options options, Session& session) {
   auto plan = MakePlan(options);
+  if (!options.previews.empty() && !std::filesystem::is_directory(options.previews)) {
+    return Fail(session.console, kExitUsage,
+                absl::StrCat("--previews: ", options.previews, " is not a folder"));
+  }
   if (!plan.ok()) return Fail(session.console, kExitUsage, std::string(plan.status().message()));
   auto connection = Connection::Open(options.connection);
   if (!connection.ok())
@@ -89,13 +115,17 @@ int Run(Options options, Session& session) {
     auto request = BuildRequest(options.generate, plan->prompts[i], connection->timeout());
     if (!request.ok())
       return Fail(session.console, kExitUsage, std::string(request.status().message()));
+    if (!options.previews.empty()) {
+      request->mutable_stream()->set_preview_every_steps(options.preview_every);
+    }
     const StreamContent content =
         options.generate.validate_only ? StreamContent::kNothing : StreamContent::kImages;
     GenerationResult result = Receive(receiving, OpenGenerate(*connection, *request),
                                       {.request_id = request->request_id(),
                                        .content = content,
                                        .out = plan->out,
-                                       .prompt_index = static_cast<int>(i)});
+                                       .prompt_index = static_cast<int>(i),
+                                       .previews = options.previews});
     result.prompt = plan->prompts[i];
     if (options.generate.validate_only && !options.display.json) ShowCost(result, session.console);
     const int code = Show(options.display, result, session.console);
@@ -118,6 +148,7 @@ void AddGenerateCommand(CLI::App& app, Session& session) {
   AddGenerateOptions(*command, options->generate);
   AddCaptionOptions(*command, options->captions);
   AddDisplayOptions(*command, options->display, "");
+  AddPreviewOptions(*command, *options);
   AddConnectionOptions(*command, options->connection, "10m");
   command->callback([options, &session] {
     session.run = [options, &session] {

@@ -54,7 +54,15 @@ class Saver : public GenerationEvents {
     receiving_.view.Accepted(accepted);
   }
   void OnProgress(const v1::Progress& progress) override { receiving_.view.Progress(progress); }
-  void OnPreview(const v1::Preview&) override {}
+  void OnPreview(const v1::Preview& preview) override {
+    if (options_.previews.empty()) return;
+    const std::string path =
+        absl::StrCat(options_.previews, "/preview-", options_.prompt_index, "-",
+                     preview.image_index(), ".", FileExtension(preview.format()));
+    if (const absl::Status status = WriteFile(path, preview.data()); !status.ok()) {
+      receiving_.view.Note(absl::StrCat("no preview: ", std::string(status.message())));
+    }
+  }
   void OnCompleted(const v1::Completed& completed) override { result_.completed = completed; }
 
   absl::Status OnImage(const v1::ImageHeader& header, std::string bytes) override {

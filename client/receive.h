@@ -31,6 +31,7 @@ struct ReceiveOptions {
   StreamContent content = StreamContent::kImages;
   OutputPattern out;
   int prompt_index = 0;
+  std::string previews = {};  // A folder for the newest preview of each image; none if empty.
 };
 
 // What the receiving of a generation needs; outlives the call.
@@ -47,6 +48,7 @@ struct Receiving {
 // UNAVAILABLE, or RESOURCE_EXHAUSTED with a RetryInfo, opens it again: images that are there
 // already must come again with the same hash, else DATA_LOSS. Ends within the connection's timeout,
 // and at once with CANCELLED when the interrupt comes. The outcome is in the result's status.
+// Previews go to <previews>/preview-<prompt>-<image>.png, each in place of the one before.
 GenerationResult Receive(const Receiving& receiving, const OpenGeneration& open,
                          const ReceiveOptions& options);
 

@@ -81,6 +81,8 @@ TEST_F(CommandsTest, WrongUsageSendsNothing) {
                                              {"draw"},
                                              {"generate"},
                                              {"generate", "a", "--steps", "x"},
+                                             {"generate", "a", "--previews", "/nowhere"},
+                                             {"generate", "a", "--preview-every", "2"},
                                              {"generate", "a", "--nonsense"},
                                              {"generate", "a", "--size", "16"},
                                              {"generate", "a", "--out", "{sed}"},
@@ -114,6 +116,37 @@ TEST_F(CommandsTest, GenerateWritesFilesAndTellsThem) {
                   "0000-0.png  64x32  seed 42  [0-9.]+ s\n.*0000-1.png  64x32  seed 43  "));
   EXPECT_THAT(outcome.err, HasSubstr("accepted\nstep 1 of 2, image 1 of 2\n"));
   EXPECT_THAT(outcome.err, HasSubstr(": denoise 0.25\n"));
+}
+
+TEST_F(CommandsTest, GenerateWritesTheNewestPreviewOfEachImage) {
+  service_.on_generate = [](grpc::ServerContext&, const v1::GenerateImagesRequest& request,
+                            const FakeService::Write& write) {
+    Script script = WholeGeneration(request);
+    v1::GenerateImagesResponse message = script.messages[1];
+    for (const auto& [image, data] :
+         {std::pair{0, "older"}, std::pair{0, "newest"}, std::pair{1, "other"}}) {
+      message.mutable_preview()->set_image_index(image);
+      message.mutable_preview()->set_format(v1::IMAGE_FORMAT_PNG);
+      message.mutable_preview()->set_data(data);
+      script.messages.insert(script.messages.end() - 1, message);
+    }
+    for (size_t i = 0; i < script.messages.size(); ++i) {
+      script.messages[i].set_sequence(i + 1);
+      write(script.messages[i]);
+    }
+    return grpc::Status::OK;
+  };
+  const Outcome outcome =
+      Generate({"a fish", "-n", "2", "--previews", folder_ / "", "--preview-every", "4"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(ReadFile(folder_ / "preview-0-0.png"), "newest");
+  EXPECT_EQ(ReadFile(folder_ / "preview-0-1.png"), "other");
+  EXPECT_EQ(service_.requests()[0].stream().preview_every_steps(), 4);
+}
+
+TEST_F(CommandsTest, GenerateAsksForNoPreviewsUnlessToldTo) {
+  EXPECT_EQ(Generate({"a fish"}).exit_code, 0);
+  EXPECT_EQ(service_.requests()[0].stream().preview_every_steps(), 0);
 }
 
 TEST_F(CommandsTest, GenerateTellsProgramsInJson) {
