@@ -68,6 +68,19 @@ std::string ValueOf(const ImageTexts& texts, const std::string& field) {
   return found == texts.end() ? "" : found->second;
 }
 
+// With what a packet of XMP says instead of the packet: nothing but where the picture comes from.
+ImageTexts WithoutXmp(ImageTexts texts) {
+  const std::string name = "DigitalSourceType";
+  const auto packet = texts.extract("XML:com.adobe.xmp");
+  if (packet.empty()) return texts;
+  const std::string begin = absl::StrCat("<Iptc4xmpExt:", name, ">");
+  const size_t at = packet.mapped().find(begin);
+  if (at == std::string::npos) return texts;
+  const size_t value = at + begin.size();
+  texts.emplace(name, packet.mapped().substr(value, packet.mapped().find('<', value) - value));
+  return texts;
+}
+
 // The plan's fields first, its digest last of all.
 std::vector<TextDifference> DifferencesOf(const ImageTexts& then, const ImageTexts& now) {
   std::vector<std::string> fields(kPlanFields.begin(), kPlanFields.end());
@@ -154,7 +167,7 @@ absl::StatusOr<Comparison> CompareImages(std::string_view then, std::string_view
       return absl::InvalidArgumentError(
           absl::StrCat(i == 1 ? "the image made again: " : "", std::string(status.message())));
     }
-    texts[i] = *std::move(read);
+    texts[i] = WithoutXmp(*std::move(read));
     pixels[i] = *std::move(decoded);
   }
   comparison.texts = DifferencesOf(texts[0], texts[1]);

@@ -148,6 +148,7 @@ GroupConfig ReadGroup(MapReader reader, const std::string& directory) {
   ReadRanks(reader, group);
   group.threads = static_cast<int>(reader.Integer("threads", 0, 0, 1024));
   group.default_guidance = reader.Number("default_guidance", 0, 1, 100);
+  group.provenance_mark = reader.Boolean("provenance_mark", group.provenance_mark);
   group.warmup = ReadWarmUp(reader);
   group.layout = ReadLayout(reader.Map("layout"));
   reader.Finish();

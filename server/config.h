@@ -20,6 +20,8 @@
 //                                  # blocks, cuda_graphs
 //       threads: 0                 # CPU threads of the worker; 0: as it thinks best
 //       default_guidance: 4.5      # default: the worker's
+//       provenance_mark: true      # images say, in XMP, that a model made them (IPTC's Digital
+//                                  # Source Type: trainedAlgorithmicMedia)
 //       warmup: [1024x1024, 1024x512]  # WIDTHxHEIGHT, 16 at most: images made before it is ready,
 //                                  # so that their CUDA graphs are there; [] or left out: one of
 //                                  # the model's own size
@@ -70,6 +72,7 @@ struct GroupConfig {
   std::vector<std::string> warmup = {};
   int threads = 0;
   double default_guidance = 0;       // 0: the worker's.
+  bool provenance_mark = true;       // Images say that a model made them.
   std::vector<std::string> workers;  // Addresses of remote workers; empty: started here.
 
   bool local() const { return workers.empty(); }

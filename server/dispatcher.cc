@@ -113,7 +113,8 @@ void Dispatcher::RunGeneration(const Incarnation& worker,
 
 absl::Status Dispatcher::RunJob(const Incarnation& worker,
                                 const std::shared_ptr<Generation>& generation) {
-  worker::v1::ExecuteRequest request = MakeExecuteRequest(*generation);
+  worker::v1::ExecuteRequest request =
+      MakeExecuteRequest(*generation, parts_.group.config().provenance_mark);
   request.set_traceparent(BeginRun(*generation, parts_.group));
   std::shared_ptr<ExecuteCall> call = worker.client->Execute(request);
   auto cancelled_at = std::make_shared<std::atomic<Clock::time_point>>();

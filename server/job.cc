@@ -11,6 +11,11 @@
 namespace patchflow {
 namespace {
 
+// What the worker writes as IPTC's Digital Source Type (engine/image/metadata.h).
+constexpr char kSourceType[] = "DigitalSourceType";
+constexpr char kTrainedAlgorithmicMedia[] =
+    "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia";
+
 // So many digits that the same number is read again, and no more.
 std::string ExactText(float value) {
   const std::string text = absl::StrCat(value);
@@ -48,7 +53,7 @@ uint64_t MaxImageBytes(const v1::EffectiveParams& params) {
 
 }  // namespace
 
-worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation) {
+worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation, bool provenance_mark) {
   const GenerationSpec& spec = generation.spec();
   worker::v1::ExecuteRequest request;
   request.set_request_id(spec.request_id);
@@ -61,6 +66,9 @@ worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation) {
       AddMetadata(generation, index, request);
       break;
     }
+  }
+  if (provenance_mark) {
+    (*request.mutable_metadata())[kSourceType] = kTrainedAlgorithmicMedia;
   }
   request.set_preview_every_steps(spec.preview_every_steps);
   request.set_preview_max_edge(spec.preview_max_edge);

@@ -4,17 +4,20 @@
 #include <optional>
 #include <utility>
 
+#include "engine/image/metadata.h"
 #include "worker/convert.h"
 #include "worker/status.h"
 
 namespace patchflow {
 namespace {
 
-// An image that tells its parameters tells its plan too.
+// An image that tells its parameters, more than where it comes from, tells its plan too.
 void AddPlanFacts(const Worker& worker, Job& job) {
   const std::optional<Offer> offer = worker.Describe().offer;
-  if (job.encode.metadata.empty() || !offer.has_value()) return;
   auto& metadata = job.encode.metadata;
+  const bool tells = std::any_of(metadata.begin(), metadata.end(),
+                                 [](const auto& pair) { return pair.first != kDigitalSourceType; });
+  if (!tells || !offer.has_value()) return;
   metadata.insert(metadata.end(), offer->plan_facts.begin(), offer->plan_facts.end());
   std::sort(metadata.begin(), metadata.end());
 }

@@ -90,6 +90,15 @@ TEST(ReplayTest, TheSamePictureByAnotherPlanSaysWhatDiffers) {
             "the same picture, in another file\n  layout: serial -> ulysses=2");
 }
 
+TEST(ReplayTest, TheSamePictureBeforeItsSourceWasToldSaysSo) {
+  Metadata marked = Told();
+  marked.emplace_back("DigitalSourceType", "http://a/b");
+  const auto comparison = CompareImages(FileOf(Told()), FileOf(marked));
+  ASSERT_TRUE(comparison.ok());
+  EXPECT_EQ(RenderComparison(*comparison),
+            "the same picture, in another file\n  DigitalSourceType: - -> http://a/b");
+}
+
 TEST(ReplayTest, AnotherPictureSaysByHowMuchAndWhatDiffers) {
   Metadata other = ToldWith("dtype", "bfloat16");
   other.emplace_back("build", "b2");

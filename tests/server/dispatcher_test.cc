@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
+#include "server/job.h"
 #include "tests/server/generations.h"
 #include "tests/server/scripted_worker.h"
 
@@ -271,10 +272,18 @@ TEST_F(DispatcherTest, AsksForImagesWithMetadataOneByOne) {
   EXPECT_EQ(worker_->job(1)->request.metadata().at("prompt"), "a red circle");
 }
 
-TEST_F(DispatcherTest, SendsNoMetadataUnasked) {
+TEST_F(DispatcherTest, SendsWhereImagesComeFromAndNoOtherMetadataUnasked) {
   Serve(MakeAll);
   ASSERT_TRUE(Ends(Submit("a")));
-  EXPECT_TRUE(worker_->job(0)->request.metadata().empty());
+  const auto& metadata = worker_->job(0)->request.metadata();
+  ASSERT_EQ(metadata.size(), 1U);
+  EXPECT_EQ(metadata.at("DigitalSourceType"),
+            "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia");
+}
+
+TEST(JobTest, TheGroupMayLeaveTheProvenanceMarkOut) {
+  const auto generation = MakeGeneration(TestSpec("a"));
+  EXPECT_TRUE(MakeExecuteRequest(*generation, /*provenance_mark=*/false).metadata().empty());
 }
 
 TEST_F(DispatcherTest, EndsItsJobWhenTheServerStops) {
