@@ -187,6 +187,19 @@ def test_a_stream_of_the_real_server(client):
     assert pixels(events[1].b64_json).size == (256, 256)
 
 
+def test_partial_images_of_the_real_server(client):
+    with client.images.generate(
+        prompt="a red star", stream=True, partial_images=2, size="256x256", extra_body={"steps": 9, "seed": 5}
+    ) as stream:
+        *partial, last = list(stream)
+    # A busy machine may leave some out.
+    assert 1 <= len(partial) <= 2 and last.type == "image_generation.completed"
+    assert [event.partial_image_index for event in partial] == list(range(len(partial)))
+    for event in partial:
+        picture = pixels(event.b64_json).convert("RGB")
+        assert picture.size == (64, 64) and len(picture.getcolors(64 * 64)) > 16
+
+
 def test_a_stream_is_refused_before_it_begins_and_broken_after(scripted):
     def breaks(script, context):
         yield from script.accepted()
