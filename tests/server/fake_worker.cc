@@ -396,14 +396,10 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
     done->mutable_encode()->set_begin_ns(encode_ns);
     done->mutable_encode()->set_end_ns(NowNs());
     done->set_peak_memory_bytes(uint64_t{3} << 30);
-    for (int i = 0; i < steps; ++i) {
-      *done->add_step_times() = ToProto(options_.step_time);
-    }
-    if (index == *request.image_indices().rbegin()) {
-      events.WriteLast(event, {});  // Goes out with the end of the call.
-    } else {
-      events.Write(event);
-    }
+    for (int i = 0; i < steps; ++i) *done->add_step_times() = ToProto(options_.step_time);
+    grpc::WriteOptions with_the_end;
+    if (index == *request.image_indices().rbegin()) with_the_end.set_last_message();
+    events.Write(event, with_the_end);
   }
 
   const FakeWorkerOptions options_;
