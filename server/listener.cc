@@ -3,6 +3,7 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/impl/server_builder_option.h>
 #include <grpcpp/impl/server_builder_plugin.h>
+#include <grpcpp/resource_quota.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -20,6 +21,10 @@ class WithoutPlugins final : public grpc::ServerBuilderOption {
   }
 };
 
+// Every open stream of gRPC's v1alpha holds a thread, and nothing else does: the services of ours
+// are called back. More streams are refused with RESOURCE_EXHAUSTED.
+constexpr int kMaxReflectionThreads = 16;
+
 void SetArguments(const ListenerOptions& options, grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // A port in use must be refused.
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60000);
@@ -33,6 +38,9 @@ void SetArguments(const ListenerOptions& options, grpc::ServerBuilder& builder) 
   }
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
   builder.SetMaxSendMessageSize(-1);
+  grpc::ResourceQuota quota;
+  quota.SetMaxThreads(kMaxReflectionThreads);
+  builder.SetResourceQuota(quota);
 }
 
 }  // namespace

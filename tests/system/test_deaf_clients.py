@@ -3,11 +3,13 @@
 import contextlib
 import json
 import sys
+import threading
 import time
 
 import grpc
 import harness
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2
 
 sys.path.insert(0, str(harness.TOP))
 
@@ -142,3 +144,41 @@ def test_clients_that_read_nothing_of_large_images_are_dropped(serve):
         assert call["seconds"] > 1 and call["bytes"] < RAW_BYTES
     assert sum(server.metric("patchflow_results_kept_bytes")) <= kept_bytes
     assert seconds_of_a_guest(server) < 5
+
+
+def open_reflection_streams(channel: grpc.Channel, version: str, streams: int, over: threading.Event) -> list:
+    """The status of each, once it is answered or refused; those that are answered stay open until `over`."""
+
+    def questions():
+        yield reflection_pb2.ServerReflectionRequest(list_services="*")
+        over.wait(60)
+
+    ask = channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    codes = []
+    for call in [ask(questions(), timeout=30) for _ in range(streams)]:
+        try:
+            assert next(call).list_services_response.service
+            codes.append(grpc.StatusCode.OK)
+        except grpc.RpcError as error:
+            codes.append(error.code())
+    return codes
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_open_reflection_streams_take_few_threads(version):
+    with FakeServer() as server, grpc.insecure_channel(server.address) as channel:
+        threads = sum(server.metric("process_threads"))
+        over = threading.Event()
+        codes = open_reflection_streams(channel, version, 100, over)
+        assert sum(server.metric("process_threads")) <= threads + 20
+        assert harness.generate(server, request(STEPS), timeout_s=5).images
+        over.set()
+    if version == "v1":
+        assert set(codes) == {grpc.StatusCode.OK}
+    else:  # gRPC's own: every stream holds a thread.
+        assert 0 < codes.count(grpc.StatusCode.OK) < 20
+        assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
