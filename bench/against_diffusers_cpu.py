@@ -5,7 +5,8 @@
 
 Both in float32 at the same size, steps and guidance; images of the two are made in turn, so that whatever else the
 machine does falls on both; medians after one warm-up each. Ours counts from the start of the command-line client to
-the written PNG; diffusers' from the call of the pipeline to a PNG in memory.
+the written PNG; diffusers' from the call of the pipeline to a PNG in memory. Beside the seconds stand those of CPUs: of
+ours by the client, the server and its workers, of diffusers by this program; they tell more where others use the CPUs.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import io
 import json
 import os
 import pathlib
+import resource
 import statistics
 import tempfile
 import time
@@ -37,6 +39,26 @@ def diffusers_image_s(pipeline, seed: int, steps: int, guidance: float) -> float
     return time.monotonic() - began
 
 
+def ticks_of(process: pathlib.Path) -> tuple[int, int]:
+    """A process's parent, and the clock ticks that it has used; /proc/PID/stat."""
+    fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[1]), int(fields[11]) + int(fields[12])
+
+
+def our_cpu_s(server_pid: int) -> float:
+    """CPU seconds so far of the server, of its workers and of the clients that have ended."""
+    ticks = 0
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            parent, used = ticks_of(process)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if server_pid in (parent, int(process.name)):
+            ticks += used
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ticks / os.sysconf("SC_CLK_TCK") + ended.ru_utime + ended.ru_stime
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--images", type=int, default=7)
@@ -52,7 +74,7 @@ def main() -> None:
         'server: {listen: "127.0.0.1:0", metrics: "127.0.0.1:0"}\n'
         f"groups: [{{model: {MODEL}, device: cpu, threads: {arguments.threads}}}]\n"
     )
-    ours, theirs = [], []
+    ours, theirs, our_cpu, their_cpu = [], [], [], []
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
         server = end_to_end.RunningServer(config, directory)
@@ -60,15 +82,22 @@ def main() -> None:
             server.seconds_to_ready()
             for seed in range(arguments.images + 1):
                 out = directory / "image.png"
+                began = our_cpu_s(server.process.pid)
                 run = end_to_end.generate(server, "256x256", arguments.steps, seed, out, arguments.guidance)
                 ours.append(run["client_s"])
+                our_cpu.append(our_cpu_s(server.process.pid) - began)
+                began = time.process_time()
                 theirs.append(diffusers_image_s(pipeline, seed, arguments.steps, arguments.guidance))
+                their_cpu.append(time.process_time() - began)
         finally:
             server.stop()
     report = {
         "patchflow_s": statistics.median(ours[1:]),
         "diffusers_s": statistics.median(theirs[1:]),
         "ratio": statistics.median(ours[1:]) / statistics.median(theirs[1:]),
+        "patchflow_cpu_s": statistics.median(our_cpu[1:]),
+        "diffusers_cpu_s": statistics.median(their_cpu[1:]),
+        "cpu_ratio": statistics.median(our_cpu[1:]) / statistics.median(their_cpu[1:]),
         "threads": arguments.threads,
         "steps": arguments.steps,
         "images": arguments.images,
