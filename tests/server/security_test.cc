@@ -216,14 +216,15 @@ grpc::StatusCode Health(RunningServer& running, const std::string& token) {
   return stub->Check(&context, {}, &response).error_code();
 }
 
-// The status of a reflection call that asks nothing.
-grpc::StatusCode Reflect(RunningServer& running, const std::string& token) {
+// The status of a call to this version of reflection that asks nothing.
+grpc::StatusCode Reflect(RunningServer& running, const std::string& token,
+                         const std::string& version) {
   grpc::GenericStub stub(running.channel());
   grpc::ClientContext context;
   RunningServer::Authorize(context, token);
   grpc::CompletionQueue queue;
   auto call = stub.PrepareCall(
-      &context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
+      &context, "/grpc.reflection." + version + ".ServerReflection/ServerReflectionInfo", &queue);
   void* tag = nullptr;
   bool ok = false;
   call->StartCall(nullptr);
@@ -241,9 +242,11 @@ TEST_F(SecurityTest, GuardsHealthAndReflectionToo) {
   running.Connect(Credentials());
   EXPECT_EQ(Health(running, ""), grpc::StatusCode::UNAUTHENTICATED);
   EXPECT_EQ(Health(running, "secret-of-reader"), grpc::StatusCode::OK);
-  EXPECT_EQ(Reflect(running, ""), grpc::StatusCode::UNAUTHENTICATED);
-  EXPECT_EQ(Reflect(running, "wrong-secret-of-x"), grpc::StatusCode::UNAUTHENTICATED);
-  EXPECT_EQ(Reflect(running, "secret-of-reader"), grpc::StatusCode::OK);
+  for (const char* version : {"v1", "v1alpha"}) {
+    EXPECT_EQ(Reflect(running, "", version), grpc::StatusCode::UNAUTHENTICATED);
+    EXPECT_EQ(Reflect(running, "wrong-secret-of-x", version), grpc::StatusCode::UNAUTHENTICATED);
+    EXPECT_EQ(Reflect(running, "secret-of-reader", version), grpc::StatusCode::OK);
+  }
 }
 
 TEST_F(SecurityTest, ReflectsNothingWhereNothingCanGuardIt) {
@@ -251,7 +254,9 @@ TEST_F(SecurityTest, ReflectsNothingWhereNothingCanGuardIt) {
   config.security.tls = {};
   RunningServer running(config);
   EXPECT_TRUE(running.Ready("secret-of-studio"));
-  EXPECT_EQ(Reflect(running, "secret-of-studio"), grpc::StatusCode::UNIMPLEMENTED);
+  for (const char* version : {"v1", "v1alpha"}) {
+    EXPECT_EQ(Reflect(running, "secret-of-studio", version), grpc::StatusCode::UNIMPLEMENTED);
+  }
 }
 
 class AdminTest : public ::testing::Test {
