@@ -34,17 +34,17 @@ CheckRow RowOf(std::string what, const absl::Status& status, std::string good) {
                      : CheckRow{std::move(what), CheckRow::kBad, std::string(status.message())};
 }
 
-CheckRow CheckTls(const TlsConfig& tls) {
+CheckRow CheckTls(const TlsConfig& tls, const char* demanded) {
   auto pair = ReadTlsPair(tls, absl::Now());
   if (!pair.ok()) {
-    return RowOf("security.tls", pair.status(), "");
+    return RowOf(tls.name, pair.status(), "");
   }
   const absl::Duration left = pair->not_after - absl::Now();
-  CheckRow row{"security.tls", CheckRow::kGood,
+  CheckRow row{tls.name, CheckRow::kGood,
                absl::StrCat(pair->subject, ", expires ",
                             absl::FormatTime("%Y-%m-%d", pair->not_after, absl::UTCTimeZone()),
                             " (in ", absl::ToInt64Hours(left) / 24, " days)",
-                            pair->client_ca.empty() ? "" : ", client certificates demanded")};
+                            pair->client_ca.empty() ? "" : demanded)};
   if (left < kExpiresSoon) {
     row.verdict = CheckRow::kWarning;
   }
@@ -187,7 +187,10 @@ CheckRow CheckWritable(const char* what, std::filesystem::path path) {
 std::vector<CheckRow> CheckConfig(const ServerConfig& config) {
   std::vector<CheckRow> rows;
   if (config.security.tls.on()) {
-    rows.push_back(CheckTls(config.security.tls));
+    rows.push_back(CheckTls(config.security.tls, ", client certificates demanded"));
+  }
+  if (config.security.workers.tls.on()) {
+    rows.push_back(CheckTls(config.security.workers.tls, ", workers' certificates demanded"));
   }
   if (!config.security.tokens.empty()) {
     rows.push_back(CheckTokens(config.security.tokens));

@@ -248,6 +248,23 @@ std::string ReadPath(MapReader& reader, const std::string& key, const std::strin
   return path.empty() ? "" : AbsolutePath(path, directory);
 }
 
+WorkerLinks ReadWorkerLinks(MapReader reader, const std::string& directory) {
+  WorkerLinks links;
+  links.tls.certificate = ReadPath(reader, "certificate", directory);
+  links.tls.key = ReadPath(reader, "key", directory);
+  links.tls.client_ca = ReadPath(reader, "ca", directory);
+  links.tls.refresh = reader.Duration("refresh", links.tls.refresh, absl::Seconds(1), kDay);
+  links.plaintext = reader.Boolean("plaintext", false);
+  if (links.tls.on() != !links.tls.key.empty() || links.tls.on() != !links.tls.client_ca.empty()) {
+    reader.Fault("certificate", "'certificate', 'key' and 'ca' go together");
+  }
+  if (links.plaintext && links.tls.on()) {
+    reader.Fault("plaintext", "has no meaning with 'certificate'");
+  }
+  reader.Finish();
+  return links;
+}
+
 SecurityConfig ReadSecurity(MapReader reader, const std::string& directory,
                             const std::string& listen) {
   SecurityConfig security;
@@ -264,6 +281,7 @@ SecurityConfig ReadSecurity(MapReader reader, const std::string& directory,
     tls.Fault("client_ca", "has no meaning without 'certificate' and 'key'");
   }
   tls.Finish();
+  security.workers = ReadWorkerLinks(reader.Map("workers"), directory);
   security.tokens = ReadPath(reader, "tokens", directory);
   if (!security.tokens.empty() && !security.tls.on() && !IsThisHost(listen)) {
     reader.Fault("tokens", absl::StrCat("would travel unencrypted to server.listen ", listen,
@@ -335,6 +353,23 @@ void ReadListeners(MapReader server, ServerConfig& config) {
   server.Finish();
 }
 
+// What goes to a worker of another host, prompts and images, must not be read on the way.
+void CheckWorkerLinks(std::vector<MapReader>& readers, const ServerConfig& config) {
+  const WorkerLinks& links = config.security.workers;
+  for (size_t i = 0; i < readers.size(); ++i) {
+    for (const std::string& worker : config.groups[i].workers) {
+      if (!links.tls.on() && !links.plaintext && !IsThisHost(worker)) {
+        readers[i].Fault("workers",
+                         absl::StrCat("'", worker,
+                                      "' would be reached unencrypted: add security.workers with "
+                                      "certificate, key and ca, or say security.workers.plaintext: "
+                                      "true"));
+        break;
+      }
+    }
+  }
+}
+
 ServerConfig ReadServer(MapReader top, const std::string& directory) {
   ServerConfig config;
   ReadListeners(top.Map("server"), config);
@@ -360,6 +395,7 @@ ServerConfig ReadServer(MapReader top, const std::string& directory) {
   config.log.prompts = log.Boolean("prompts", false);
   log.Finish();
   config.security = ReadSecurity(top.Map("security"), directory, config.listen);
+  CheckWorkerLinks(readers, config);
   config.audit = ReadAudit(top.Map("audit"), directory);
   config.store = ReadStore(top.Map("store"), directory);
   config.tracing = ReadTracing(top.Map("tracing"), directory);

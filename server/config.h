@@ -20,11 +20,11 @@
 //                                  # blocks, cuda_graphs
 //       threads: 0                 # CPU threads of the worker; 0: as it thinks best
 //       default_guidance: 4.5      # default: the worker's
-//       provenance_mark: true      # images say, in XMP, that a model made them (IPTC's Digital
-//                                  # Source Type: trainedAlgorithmicMedia)
 //       warmup: [1024x1024, 1024x512]  # WIDTHxHEIGHT, 16 at most: images made before it is ready,
 //                                  # so that their CUDA graphs are there; [] or left out: one of
 //                                  # the model's own size
+//       provenance_mark: true      # images say, in XMP, that a model made them (IPTC's Digital
+//                                  # Source Type: trainedAlgorithmicMedia)
 //       workers: []                # address of a worker that is already running; it is then not
 //       started here. Several, of different hosts: each with a share of the ranks, started with
 //       --group-ranks; rank 0 is on the first
@@ -35,6 +35,10 @@
 //   security:                      # tokens need TLS unless server.listen is this host
 //     tls: {certificate: tls.crt, key: tls.key, client_ca: ca.crt, refresh: 10s}
 //     tokens: tokens.yaml          # see tokens.h
+//     workers:                     # mTLS to `workers` over TCP, needed unless they are on this
+//     host
+//       {certificate: w.crt, key: w.key, ca: ca.crt, refresh: 10s}
+//                                  # or {plaintext: true}: on a network that nobody else is on
 //   audit: {file: audit.jsonl, max_bytes: 67108864, max_files: 8}
 //   store: {directory: store, max_bytes: 1073741824, max_age: 24h}  # of detached generations
 //   black_box: {directory: black-boxes, max_files: 64, max_bytes: 67108864}  # of workers that died
@@ -129,12 +133,23 @@ struct TlsConfig {
   std::string key;
   std::string client_ca;  // Clients must show a certificate of these authorities.
   absl::Duration refresh = absl::Seconds(10);  // The files are read again so often.
+  std::string name = "security.tls";           // Of the configuration, for faults.
+  std::string ca_name = "client_ca";
 
   bool on() const { return !certificate.empty(); }
 };
 
+// Of the front end with workers that it reaches over TCP.
+struct WorkerLinks {
+  // What the front end shows them, and by whom theirs must be signed (client_ca).
+  TlsConfig tls = {
+      .certificate = "", .key = "", .client_ca = "", .name = "security.workers", .ca_name = "ca"};
+  bool plaintext = false;  // Those of other hosts may be reached without TLS.
+};
+
 struct SecurityConfig {
   TlsConfig tls;
+  WorkerLinks workers;
   std::string tokens;  // See tokens.h; read again with the TLS files. Empty: no token is asked for.
 };
 

@@ -138,6 +138,13 @@ void Group::SetFailed(const std::string& why) {
   on_change_();
 }
 
+void Group::SetFailure(const std::string& why) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (state_ != GroupState::kServing) {
+    failure_ = why;
+  }
+}
+
 void Group::Beat(const worker::v1::WatchResponse& beat) {
   {
     std::lock_guard<std::mutex> lock(mutex_);

@@ -100,6 +100,8 @@ class Group {
   // Counts a failure, unless the worker was not yet lost and ended on request.
   void SetLost(const std::string& why, LossKind kind = LossKind::kProcessEnded);
   void SetFailed(const std::string& why);
+  // Why it does not serve; nothing changes but what is told of it.
+  void SetFailure(const std::string& why);
   void Beat(const worker::v1::WatchResponse& beat);
   // What the dispatcher holds against the present worker.
   std::optional<std::string> complaint() const;

@@ -84,7 +84,8 @@ class GrpcWatchCall final : public WatchCall,
 
 class GrpcWorkerClient final : public WorkerClient {
  public:
-  explicit GrpcWorkerClient(const std::string& address) {
+  GrpcWorkerClient(const std::string& address,
+                   const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(-1);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -92,7 +93,7 @@ class GrpcWorkerClient final : public WorkerClient {
     arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 20);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 100);
     stub_ = worker::v1::WorkerService::NewStub(
-        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+        grpc::CreateCustomChannel(address, credentials, arguments));
   }
 
   absl::StatusOr<worker::v1::DescribeResponse> Describe(absl::Duration timeout) override {
@@ -146,8 +147,10 @@ class GrpcWorkerClient final : public WorkerClient {
 
 }  // namespace
 
-std::unique_ptr<WorkerClient> ConnectGrpcWorker(const std::string& address) {
-  return std::make_unique<GrpcWorkerClient>(address);
+std::unique_ptr<WorkerClient> ConnectGrpcWorker(
+    const std::string& address, const std::shared_ptr<grpc::ChannelCredentials>& tcp) {
+  return std::make_unique<GrpcWorkerClient>(
+      address, address.rfind("unix:", 0) == 0 ? grpc::InsecureChannelCredentials() : tcp);
 }
 
 }  // namespace patchflow

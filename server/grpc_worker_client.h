@@ -1,5 +1,7 @@
 #pragma once
 
+#include <grpcpp/security/credentials.h>
+
 #include <memory>
 #include <string>
 
@@ -7,7 +9,8 @@
 
 namespace patchflow {
 
-// A worker over gRPC, without TLS: unix sockets and trusted networks.
-std::unique_ptr<WorkerClient> ConnectGrpcWorker(const std::string& address);
+// A worker over gRPC. `tcp`: for an address that is no unix socket; see MakeWorkerCredentials().
+std::unique_ptr<WorkerClient> ConnectGrpcWorker(
+    const std::string& address, const std::shared_ptr<grpc::ChannelCredentials>& tcp);
 
 }  // namespace patchflow

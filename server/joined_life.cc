@@ -41,6 +41,7 @@ JoinedLife::JoinedLife(Parts parts, std::vector<Member> members)
     : parts_(std::move(parts)),
       members_(std::move(members)),
       pulses_(members_.size()),
+      unreached_(members_.size()),
       watches_(members_.size()) {
   for (size_t i = 0; i < members_.size(); ++i) {
     clients_.push_back(parts_.connect(members_[i].address));
@@ -123,6 +124,9 @@ std::optional<JoinedLife::Loss> JoinedLife::Run() {
       return loss;
     }
     for (size_t i = 0; i < pulses.size(); ++i) {
+      if (members_[i].process == nullptr && !pulses[i].beaten) {
+        unreached_[i].Look(parts_.group, *clients_[i], members_[i].address);
+      }
       if (pulses[i].ended) {
         Watch(i);
       }

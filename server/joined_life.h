@@ -12,6 +12,7 @@
 #include "server/config.h"
 #include "server/group.h"
 #include "server/joined_workers.h"
+#include "server/unreached.h"
 #include "server/worker_client.h"
 #include "server/worker_process.h"
 
@@ -105,6 +106,7 @@ class JoinedLife {
 
   mutable std::mutex mutex_;
   std::vector<Pulse> pulses_;
+  std::vector<Unreached> unreached_;
   std::vector<std::unique_ptr<WatchCall>> watches_;  // Last: they call back.
 };
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/log.h"
+#include "server/unreached.h"
 
 namespace patchflow {
 namespace {
@@ -305,6 +306,7 @@ std::optional<Supervisor::Loss> Supervisor::WatchOver(const std::string& address
   std::shared_ptr<WorkerClient> client = options_.connect(address);
   auto watch = StartWatch(*client);
   bool greeted = false;
+  Unreached unreached;
   while (true) {
     Pulse pulse;
     {
@@ -322,6 +324,9 @@ std::optional<Supervisor::Loss> Supervisor::WatchOver(const std::string& address
     }
     if (auto loss = Conclude(fault, process)) {
       return loss;
+    }
+    if (!local_ && !pulse.beaten) {
+      unreached.Look(group_, *client, address);
     }
     if (pulse.ended && !pulse.beaten) {
       watch = nullptr;

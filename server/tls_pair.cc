@@ -24,12 +24,13 @@ using Bio = std::unique_ptr<BIO, Freer<BIO, BIO_free_all>>;
 using Certificate = std::unique_ptr<X509, Freer<X509, X509_free>>;
 using PrivateKey = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY, EVP_PKEY_free>>;
 
+// `key`: "security.tls.key".
 absl::Status Fault(const std::string& key, const std::string& file, const std::string& text) {
   ERR_clear_error();
-  return absl::InvalidArgumentError(absl::StrCat("security.tls.", key, ": ", file, ": ", text));
+  return absl::InvalidArgumentError(absl::StrCat(key, ": ", file, ": ", text));
 }
 
-absl::StatusOr<std::string> ReadFile(const char* key, const std::string& file) {
+absl::StatusOr<std::string> ReadFile(const std::string& key, const std::string& file) {
   std::ifstream stream(file, std::ios::binary);
   std::string text(kMaxFileBytes + 1, '\0');
   stream.read(text.data(), static_cast<std::streamsize>(text.size()));
@@ -74,25 +75,28 @@ std::string Show(absl::Time time) {
 absl::Status CheckPair(const TlsConfig& config, absl::Time now, TlsPair& pair) {
   const Certificate certificate = FirstCertificate(pair.certificate);
   if (certificate == nullptr) {
-    return Fault("certificate", config.certificate, "holds no PEM certificate");
+    return Fault(config.name + ".certificate", config.certificate, "holds no PEM certificate");
   }
   const PrivateKey key(
       PEM_read_bio_PrivateKey(ReaderOf(pair.key).get(), nullptr, NoPassword, nullptr));
   if (key == nullptr) {
-    return Fault("key", config.key, "holds no PEM private key, or one with a password");
+    return Fault(config.name + ".key", config.key,
+                 "holds no PEM private key, or one with a password");
   }
   if (X509_check_private_key(certificate.get(), key.get()) != 1) {
-    return Fault("key", config.key,
+    return Fault(config.name + ".key", config.key,
                  absl::StrCat("does not belong to the certificate ", config.certificate));
   }
   pair.subject = SubjectOf(*certificate);
   pair.not_after = TimeOf(X509_get0_notAfter(certificate.get()));
   const absl::Time not_before = TimeOf(X509_get0_notBefore(certificate.get()));
   if (now < not_before) {
-    return Fault("certificate", config.certificate, absl::StrCat("valid from ", Show(not_before)));
+    return Fault(config.name + ".certificate", config.certificate,
+                 absl::StrCat("valid from ", Show(not_before)));
   }
   if (now >= pair.not_after) {
-    return Fault("certificate", config.certificate, absl::StrCat("expired ", Show(pair.not_after)));
+    return Fault(config.name + ".certificate", config.certificate,
+                 absl::StrCat("expired ", Show(pair.not_after)));
   }
   return absl::OkStatus();
 }
@@ -102,17 +106,17 @@ absl::Status CheckPair(const TlsConfig& config, absl::Time now, TlsPair& pair) {
 absl::StatusOr<TlsPair> ReadTlsPair(const TlsConfig& config, absl::Time now) {
   TlsPair pair;
   struct Source {
-    const char* key;
+    const std::string& key;
     const std::string& file;
     std::string& text;
   };
   for (const Source& source : {Source{"certificate", config.certificate, pair.certificate},
                                Source{"key", config.key, pair.key},
-                               Source{"client_ca", config.client_ca, pair.client_ca}}) {
+                               Source{config.ca_name, config.client_ca, pair.client_ca}}) {
     if (source.file.empty()) {
       continue;
     }
-    auto text = ReadFile(source.key, source.file);
+    auto text = ReadFile(config.name + "." + source.key, source.file);
     if (!text.ok()) {
       return text.status();
     }
@@ -122,7 +126,7 @@ absl::StatusOr<TlsPair> ReadTlsPair(const TlsConfig& config, absl::Time now) {
     return status;
   }
   if (!config.client_ca.empty() && FirstCertificate(pair.client_ca) == nullptr) {
-    return Fault("client_ca", config.client_ca, "holds no PEM certificate");
+    return Fault(config.name + "." + config.ca_name, config.client_ca, "holds no PEM certificate");
   }
   return pair;
 }

@@ -11,6 +11,11 @@ namespace patchflow {
 struct WorkerFlags {
   std::string socket;
   std::string listen;
+  std::string tls_cert;  // PEM files of --listen; all or none.
+  std::string tls_key;
+  std::string tls_ca;
+  bool plaintext = false;  // --listen may be open to other hosts without TLS.
+  std::string health;
   std::string model;
   std::string device = "auto";
   std::string dtype = "auto";

@@ -2,6 +2,7 @@
 // loads meanwhile. SIGTERM and SIGINT stop the running job at a step and end the process; a second
 // one ends it at once. See exit_codes.h.
 #include <grpc/support/log.h>
+#include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/grpcpp.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -28,6 +29,7 @@
 #include "worker/exit_codes.h"
 #include "worker/flags.h"
 #include "worker/health.h"
+#include "worker/listen_tls.h"
 #include "worker/load.h"
 #include "worker/log.h"
 #include "worker/warm_up.h"
@@ -131,7 +133,19 @@ std::optional<std::string> CheckAddresses(const WorkerFlags& flags) {
   if (flags.socket.size() > kMaxSocketPathBytes) {
     return absl::StrCat("--socket: ", flags.socket.size(), " bytes, limit ", kMaxSocketPathBytes);
   }
-  return std::nullopt;
+  return CheckTls(flags, absl::Now());
+}
+
+// For probes that have no certificate. `nothing`: a server needs a service besides health.
+std::unique_ptr<grpc::Server> ServeHealth(const std::string& address,
+                                          grpc::CallbackGenericService& nothing) {
+  grpc::ServerBuilder builder;
+  builder.RegisterCallbackGenericService(&nothing);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  int port = 0;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  return port == 0 ? nullptr : std::move(server);
 }
 
 std::unique_ptr<grpc::Server> Serve(const WorkerFlags& flags, WorkerService& service) {
@@ -146,14 +160,16 @@ std::unique_ptr<grpc::Server> Serve(const WorkerFlags& flags, WorkerService& ser
                              &socket_bound);
   }
   if (!flags.listen.empty()) {
-    builder.AddListeningPort(flags.listen, grpc::InsecureServerCredentials(), &port);
+    builder.AddListeningPort(flags.listen, ListenCredentials(flags), &port);
   }
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || socket_bound == 0 || port == 0) return nullptr;
   Log(LogLevel::kInfo, "listening",
       {{"socket", flags.socket},
        {"listen", flags.listen},
-       {"port", flags.listen.empty() ? 0 : port}});
+       {"port", flags.listen.empty() ? 0 : port},
+       {"tls", !flags.tls_cert.empty()},
+       {"health", flags.health}});
   return server;
 }
 
@@ -263,6 +279,17 @@ int Main(int argc, char** argv) {
     EndNow(kExitRefused);
   }
   const WorkerHealth health(worker, *server->GetHealthCheckService());
+  grpc::CallbackGenericService nothing;
+  std::unique_ptr<grpc::Server> probed;
+  std::optional<WorkerHealth> probes;
+  if (!flags.health.empty()) {
+    probed = ServeHealth(flags.health, nothing);
+    if (probed == nullptr) {
+      Log(LogLevel::kError, "refused", {{"why", "can't listen"}, {"health", flags.health}});
+      EndNow(kExitRefused);
+    }
+    probes.emplace(worker, *probed->GetHealthCheckService());
+  }
 
   const Ending::Reason reason = ending.Wait();
   Log(reason.exit_code == kExitOk ? LogLevel::kInfo : LogLevel::kError, "ending",
@@ -272,6 +299,7 @@ int Main(int argc, char** argv) {
   const bool stopped =
       reason.exit_code == kExitOk && worker.Stop(loading ? absl::ZeroDuration() : kStopJob);
   server->Shutdown(absl::ToChronoTime(absl::Now() + kEndCalls));
+  if (probed != nullptr) probed->Shutdown(absl::ToChronoTime(absl::Now() + kEndCalls));
   if (!stopped) EndNow(reason.exit_code);
   FlushLog();
   return kExitOk;

@@ -181,8 +181,10 @@ def test_workers_are_probed_over_grpc_where_they_listen(source):
         if is_frontend(pod):
             continue
         inner = container(pod)
-        [port] = [port["containerPort"] for port in inner["ports"] if port["name"] == "worker"]
-        assert any(argument.endswith(f":{port}") for argument in inner["args"] if argument.startswith("--listen="))
+        ports = {port["name"]: port["containerPort"] for port in inner["ports"]}
+        assert f"--listen=0.0.0.0:{ports['worker']}" in inner["args"]
+        port = ports.get("health", ports["worker"])  # With TLS, which probes don't speak.
+        assert "health" not in ports or f"--health=0.0.0.0:{port}" in inner["args"]
         for probe, service in {"startupProbe": "liveness", "readinessProbe": "readiness", "livenessProbe": "liveness"}.items():
             assert inner[probe]["grpc"] == {"port": port, "service": service}
 
@@ -218,6 +220,25 @@ def test_every_worker_that_the_front_end_calls_is_there(source):
             owners.add(pod["owner"]["metadata"]["name"])
     workers = {pod["owner"]["metadata"]["name"] for pod in pods(everything) if not is_frontend(pod)}
     assert owners == workers, "a worker that no group of the front end names"
+
+
+@sources
+def test_both_ends_of_a_link_to_a_worker_agree_on_tls(source):
+    everything = objects(source)
+    links = frontend_config(everything)["security"]["workers"]
+    for pod in pods(everything):
+        mounts = {mount["mountPath"]: mount for mount in container(pod)["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+        if source != "chart:full":
+            assert links == {"plaintext": True} and "/etc/patchflow-workers" not in mounts
+            assert is_frontend(pod) or "--plaintext=true" in container(pod)["args"]
+            continue
+        secret = volumes[mounts["/etc/patchflow-workers"]["name"]]["secret"]
+        assert secret["secretName"] == "patchflow-workers" and mounts["/etc/patchflow-workers"]["readOnly"]
+        files = {"cert": links["certificate"], "key": links["key"], "ca": links["ca"]}
+        arguments = {f"--tls-{what}={path}" for what, path in files.items()}
+        assert is_frontend(pod) or arguments <= set(container(pod)["args"])
+        assert not any(word.startswith("--plaintext") for word in container(pod)["args"])
 
 
 @sources

@@ -36,13 +36,15 @@ def ended(process: subprocess.Popen) -> str:
 
 def make_secrets(root: pathlib.Path):
     """What the Secrets hold, at the paths where the pod has them, below `root`."""
-    for name in ("tls", "client-ca", "tokens"):
+    for name in ("tls", "client-ca", "tokens", "workers"):
         (root / f"etc/patchflow-{name}").mkdir(parents=True, exist_ok=True)
     (root / "var/lib/patchflow").mkdir(parents=True, exist_ok=True)
     pair = root / "etc/patchflow-tls"
     run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
         "-subj", "/CN=localhost", "-keyout", pair / "tls.key", "-out", pair / "tls.crt")
-    (root / "etc/patchflow-client-ca/ca.crt").write_text((pair / "tls.crt").read_text())
+    for copy in ("client-ca/ca.crt", "workers/ca.crt", "workers/tls.crt", "workers/tls.key"):
+        source = pair / ("tls.key" if copy.endswith("key") else "tls.crt")
+        (root / f"etc/patchflow-{copy}").write_text(source.read_text())
     tokens = {"tokens": [{"name": "studio", "token": "a-token-of-the-tests"}]}
     (root / "etc/patchflow-tokens/tokens.yaml").write_text(yaml.safe_dump(tokens))
     for path in root.glob("etc/*/*"):
@@ -90,7 +92,7 @@ def worker_says(arguments: tuple[str, ...]) -> tuple[int, str]:
 
 
 @sources
-def test_the_worker_takes_its_flags(source):
+def test_the_worker_takes_its_flags(source, tmp_path):
     """All but the folder, which is not there: that is then the first thing that it refuses."""
     for pod in pods(objects(source)):
         if is_frontend(pod):
@@ -100,7 +102,11 @@ def test_the_worker_takes_its_flags(source):
             size = pod["owner"]["spec"]["leaderWorkerTemplate"]["size"]
             assert flags["--group-ranks"] == flags["--ranks"] * size
         changes = {"model": "/nonexistent/model", "device": "cpu", "dtype": "float32"}
-        code, said = worker_says(tuple(worker_arguments(pod, **changes)))
+        arguments = worker_arguments(pod, **changes)
+        if any("/etc/patchflow" in word for word in arguments):
+            make_secrets(tmp_path)
+            arguments = [word.replace("/etc/patchflow", f"{tmp_path}/etc/patchflow") for word in arguments]
+        code, said = worker_says(tuple(arguments))
         assert code == 2, said
         last = json.loads(said.splitlines()[-1])
         assert "/nonexistent/model" in last["why"] and "--" not in last["why"], said

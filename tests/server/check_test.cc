@@ -69,6 +69,24 @@ TEST_F(CheckTest, PassesWhatCanWork) {
   EXPECT_FALSE(std::filesystem::exists(config_.store.directory)) << "nothing is written";
 }
 
+TEST_F(CheckTest, LooksAtWhatWorkersAreShown) {
+  pki_.MakePair("link", "front", 3);
+  TlsConfig& tls = config_.security.workers.tls;
+  tls.certificate = pki_.path("link.crt");
+  tls.key = pki_.path("link.key");
+  tls.client_ca = pki_.path("ca.crt");
+  EXPECT_EQ(Row("security.workers").verdict, CheckRow::kWarning);
+  EXPECT_THAT(Row("security.workers").text,
+              HasSubstr("in 2 days), workers' certificates demanded"));
+  tls.client_ca = pki_.path("link.key");
+  EXPECT_EQ(Row("security.workers").verdict, CheckRow::kBad);
+  EXPECT_THAT(Row("security.workers").text, HasSubstr("security.workers.ca: "));
+  pki_.MakePair("old", "front", -1);
+  tls.certificate = pki_.path("old.crt");
+  tls.key = pki_.path("old.key");
+  EXPECT_THAT(Row("security.workers").text, HasSubstr("expired"));
+}
+
 TEST_F(CheckTest, WarnsBeforeACertificateExpires) {
   pki_.MakePair("tls", "tls", 3);
   config_.security.tls.certificate = pki_.path("tls.crt");

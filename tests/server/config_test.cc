@@ -67,6 +67,7 @@ limits: {max_pixels: 65536, max_count: 4, max_steps: 50, max_queue: 3, max_unary
 drain: {timeout: 1m30s, delay: 0.5}
 supervision: {heartbeat_interval: 100ms, heartbeat_timeout: 1s}
 log: {level: debug, prompts: true}
+security: {workers: {plaintext: true}}
 worker_binary: bin/worker
 )");
   ASSERT_TRUE(config.ok()) << config.status();
@@ -185,7 +186,7 @@ TEST(ConfigTest, RefusesWorkerOptionsOfARemoteWorker) {
 TEST(ConfigTest, AGroupHasSeveralProcessesOrSeveralHosts) {
   auto config = Parse(
       "groups: [{model: models/shapes, ranks: 4, processes: 2}, {model_name: b, workers: "
-      "['h:1', 'h:2', 'h:3']}]");
+      "['h:1', 'h:2', 'h:3']}]\nsecurity: {workers: {plaintext: true}}");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_TRUE(config->groups[0].local());
   EXPECT_EQ(config->groups[0].members(), 2);
@@ -268,6 +269,26 @@ TEST(ConfigTest, RefusesHalfOfATlsPair) {
               HasSubstr("security.tls: 'certificate' and 'key' go together"));
   EXPECT_THAT(Faults(std::string(kGroup) + "security: {tls: {client_ca: a}}"),
               HasSubstr("security.tls.client_ca: has no meaning without"));
+}
+
+TEST(ConfigTest, RefusesWorkersThatWouldBeReachedUnencrypted) {
+  const std::string far = "groups: [{model_name: m, workers: ['gpu-1:7000', 'gpu-2:7000']}]\n";
+  EXPECT_THAT(Faults(far),
+              HasSubstr("groups[0].workers: 'gpu-1:7000' would be reached unencrypted"));
+  EXPECT_EQ(Faults(far + "security: {workers: {plaintext: true}}"), "");
+  for (const std::string here : {"127.0.0.1:7000", "localhost:7000", "unix:/run/worker"}) {
+    EXPECT_EQ(Faults("groups: [{model_name: m, workers: ['" + here + "']}]"), "") << here;
+  }
+  auto config = Parse(far + "security: {workers: {certificate: w.crt, key: w.key, ca: ca.crt}}");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->security.workers.tls.certificate, Directory() + "/w.crt");
+  EXPECT_EQ(config->security.workers.tls.key, Directory() + "/w.key");
+  EXPECT_EQ(config->security.workers.tls.client_ca, Directory() + "/ca.crt");
+  EXPECT_FALSE(config->security.tls.on());
+  EXPECT_THAT(Faults(far + "security: {workers: {certificate: w.crt, key: w.key}}"),
+              HasSubstr("'certificate', 'key' and 'ca' go together"));
+  EXPECT_THAT(Faults(far + "security: {workers: {certificate: a, key: b, ca: c, plaintext: true}}"),
+              HasSubstr("security.workers.plaintext: has no meaning with 'certificate'"));
 }
 
 TEST(ConfigTest, RefusesAnAdminListenerThatOthersReach) {

@@ -81,7 +81,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
 
   bool Listen() {
     grpc::ServerBuilder builder;
-    builder.AddListeningPort(options_.address, grpc::InsecureServerCredentials());
+    builder.AddListeningPort(options_.address, options_.credentials);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();

@@ -13,6 +13,8 @@
 //   fault:short      the call ends with OK and without images
 #pragma once
 
+#include <grpcpp/security/server_credentials.h>
+
 #include <functional>
 #include <memory>
 #include <string>
@@ -36,6 +38,7 @@ struct FakeWorkerOptions {
   size_t image_bytes = 4096;   // Of formats other than raw.
   absl::Duration clock_ahead;  // Of this host's monotonic clock.
   bool own_process = false;    // Faults end the process.
+  std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials();
 };
 
 class FakeWorker {

@@ -14,10 +14,18 @@ groups:
 drain:
   delay: {{ .Values.frontend.drain.delaySeconds }}s
   timeout: {{ .Values.frontend.drain.timeoutSeconds }}s
+security:
+  workers:
+    {{- if .Values.worker.security.tls }}
+    certificate: /etc/patchflow-workers/tls.crt
+    key: /etc/patchflow-workers/tls.key
+    ca: /etc/patchflow-workers/ca.crt
+    {{- else }}
+    plaintext: true
+    {{- end }}
 {{- with .Values.frontend.security }}
 {{- if or .tls .clientCa .tokens }}
 {{- if not .tls }}{{ fail "frontend.security: clientCa and tokens need tls" }}{{ end }}
-security:
   tls:
     certificate: /etc/patchflow-tls/tls.crt
     key: /etc/patchflow-tls/tls.key

@@ -32,6 +32,14 @@ spec:
       imagePullPolicy: {{ $values.image.pullPolicy }}
       args:
         - --listen=0.0.0.0:{{ $values.worker.port }}
+        {{- if $values.worker.security.tls }}
+        - --tls-cert=/etc/patchflow-workers/tls.crt
+        - --tls-key=/etc/patchflow-workers/tls.key
+        - --tls-ca=/etc/patchflow-workers/ca.crt
+        - --health=0.0.0.0:{{ $values.worker.healthPort }}
+        {{- else }}
+        - --plaintext=true
+        {{- end }}
         - --model=/models/{{ $group.model }}
         - --device={{ $group.device }}
         - --dtype={{ $group.dtype }}
@@ -60,6 +68,9 @@ spec:
         {{- end }}
       ports:
         - {name: worker, containerPort: {{ $values.worker.port }}}
+        {{- if $values.worker.security.tls }}
+        - {name: health, containerPort: {{ $values.worker.healthPort }}}
+        {{- end }}
       {{- include "patchflow.workerProbes" .root | nindent 6 }}
       {{- include "patchflow.containerSecurity" .root | nindent 6 }}
       resources:
@@ -73,6 +84,9 @@ spec:
         - {name: models, mountPath: /models, readOnly: true}
         - {name: shm, mountPath: /dev/shm}
         - {name: tmp, mountPath: /tmp}
+        {{- if $values.worker.security.tls }}
+        - {name: workers, mountPath: /etc/patchflow-workers, readOnly: true}
+        {{- end }}
   volumes:
     - name: models
       persistentVolumeClaim: {claimName: {{ $values.models.claim }}, readOnly: true}
@@ -80,6 +94,10 @@ spec:
       emptyDir: {medium: Memory, sizeLimit: {{ $values.worker.sharedMemory }}}
     - name: tmp
       emptyDir: {sizeLimit: 4Gi}
+    {{- with $values.worker.security.tls }}
+    - name: workers
+      secret: {secretName: {{ . }}, defaultMode: 0440}
+    {{- end }}
   {{- with $group.nodeSelector }}
   nodeSelector: {{- toYaml . | nindent 4 }}
   {{- end }}
@@ -102,19 +120,20 @@ spec:
 {{- end }}
 
 {{/*
-A worker answers grpc.health.v1 where it listens: "liveness" from the start until it has failed, "readiness" while it takes
+A worker answers grpc.health.v1 where it listens, and with TLS on a port of its own, as probes have no certificate: "liveness" from the start until it has failed, "readiness" while it takes
 jobs or waits for its place in a group. The front end watches it every half second besides, ready or not.
 */}}
 {{- define "patchflow.workerProbes" -}}
+{{- $port := ternary .Values.worker.healthPort .Values.worker.port (ne .Values.worker.security.tls "") }}
 startupProbe:
-  grpc: {port: {{ .Values.worker.port }}, service: liveness}
+  grpc: {port: {{ $port }}, service: liveness}
   periodSeconds: 2
   failureThreshold: 60
 readinessProbe:
-  grpc: {port: {{ .Values.worker.port }}, service: readiness}
+  grpc: {port: {{ $port }}, service: readiness}
   periodSeconds: 5
 livenessProbe:
-  grpc: {port: {{ .Values.worker.port }}, service: liveness}
+  grpc: {port: {{ $port }}, service: liveness}
   periodSeconds: 10
   failureThreshold: 3
 {{- end }}
