@@ -27,7 +27,8 @@ LatentMap FitLatentMap(const at::Tensor& latents_cHW, const at::Tensor& pixels_3
 // By one decode, on this device alone, of 8 x 8 squares of random colours (32 x 32 latents, the
 // same for every model), of which the standard deviation, 1.5, is that at which pictures of the
 // bundled model come out best: their mean is 17 dB from the image after the last step, 24 being
-// what a map fitted to the very images reaches. 0.15 s for the bundled model on two cores.
+// what a map fitted to the very images reaches. 0.1 to 0.5 s for the bundled model on two busy
+// cores.
 LatentMap FitLatentMap(const VaeDecoder& vae);
 
 // Latents of one image on the host, as tokens: [grid.size(), patch_size^2 * channels], float32.

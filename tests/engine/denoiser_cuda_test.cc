@@ -2,12 +2,14 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <thread>
 #include <vector>
 
 #include "engine/attention.h"
 #include "engine/denoiser.h"
 #include "engine/device.h"
+#include "engine/preview.h"
 #include "tests/engine/bundled_transformer.h"
 
 namespace patchflow {
@@ -62,6 +64,38 @@ TEST_F(CudaDenoiserTest, GraphsChangeNoBit) {
     const Tensor text =
         at::randn_like(GoldenRequest(runs[0], kGpu).job.prompts.text_BLD).contiguous();
     EXPECT_TRUE(at::equal(Denoised(*graphed, runs[0], text), Denoised(*eager, runs[0], text)));
+  }
+}
+
+// Shown at every step, and drawn when later steps have overwritten what was shown.
+TEST_F(CudaDenoiserTest, PreviewsBesideGraphsChangeNoBitAndAreOfTheirStep) {
+  const auto transformer = LoadBundledTransformer({.device = kGpu, .dtype = at::kBFloat16});
+  const auto graphed = MakeSerialDenoiser(*transformer, CudaGraphs::kYes);
+  const auto eager = MakeSerialDenoiser(*transformer, CudaGraphs::kNo);
+  const auto map = std::make_shared<const LatentMap>(
+      LatentMap{4, {0.1, 0, 0, 0, 0.1, 0, 0, 0, 0.1, 0.1, 0.1, 0, 0, 0, 0}});
+  for (const GoldenRun& run : GoldenRuns()) {
+    const Tensor plain = Denoised(*graphed, run);
+    std::vector<std::vector<std::vector<uint8_t>>> drawn;
+    for (Denoiser* denoiser : {graphed.get(), graphed.get(), eager.get()}) {
+      std::vector<DrawPreview> draws;
+      const PreviewRequest asked{
+          .every_steps = 1, .max_edge_px = 0, .show = [&](int steps_done, DrawPreview draw) {
+            draws.push_back(std::move(draw));
+            EXPECT_EQ(steps_done, static_cast<int>(draws.size()));
+          }};
+      GoldenRequest request(run, kGpu);
+      PreviewView view(asked, map, request.job.grid, 2);
+      request.job.view = &view;
+      CountingMonitor monitor;
+      EXPECT_TRUE(at::equal(denoiser->Denoise(request.job, monitor).cpu(), plain)) << run.name;
+      EXPECT_EQ(draws.size(), static_cast<size_t>(run.steps));
+      drawn.emplace_back();
+      for (const DrawPreview& draw : draws) drawn.back().push_back(draw().pixels);
+    }
+    EXPECT_EQ(drawn[0], drawn[1]) << run.name;
+    EXPECT_EQ(drawn[0], drawn[2]) << run.name;
+    EXPECT_NE(drawn[0].front(), drawn[0].back());
   }
 }
 
