@@ -73,7 +73,8 @@ MUTANTS = {
         "pipefusion.cc", "patches.push_back(patch.state.previous_x0_NSC);",
         "patches.insert(patches.begin(), patch.state.previous_x0_NSC);", ["preview"]),
     "preview: show the step before": (
-        "stage_preview.cc", "due_ = steps_done;", "due_ = steps_done - 1;", ["preview"]),
+        "stage_preview.cc", "view_->Show(std::exchange(due_, 0), whole_",
+        "view_->Show(std::exchange(due_, 0) - 1, whole_", ["preview"]),
     "preview: leave one on its way when stopped": (
         "stage_preview.cc", "void StagePreview::Finish(bool stopped) {\n  if (due_ > 0) {",
         "void StagePreview::Finish(bool stopped) {\n  if (due_ > 0 && !stopped) {", ["preview"]),
