@@ -10,6 +10,12 @@ target_include_directories(patchflow_flags INTERFACE ${CMAKE_SOURCE_DIR})
 if(PATCHFLOW_SANITIZE)
   target_compile_options(patchflow_flags INTERFACE -fsanitize=${PATCHFLOW_SANITIZE} -fno-omit-frame-pointer)
   target_link_options(patchflow_flags INTERFACE -fsanitize=${PATCHFLOW_SANITIZE})
+else()
+  # A broken memory ends the process instead of obeying: tests/system/test_hardening.py. -U, as Ubuntu's compiler has a level.
+  foreach(option -fstack-protector-strong -fstack-clash-protection -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+    target_compile_options(patchflow_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${option}>)
+  endforeach()
+  target_link_options(patchflow_flags INTERFACE -Wl,-z,relro -Wl,-z,now)
 endif()
 
 # ATen takes 9 s a file without this header and 2 s with it.
