@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "server/draining.h"
 #include "server/errors.h"
 #include "server/log.h"
 #include "server/random.h"
@@ -40,12 +41,6 @@ std::optional<Clock::time_point> SoonerDeadline(std::optional<Clock::time_point>
 
 bool Keeps(const v1::GenerateImagesRequest& request) {
   return request.scheduling().on_disconnect() == v1::DISCONNECT_POLICY_DETACH;
-}
-
-absl::Status DrainingError() {
-  return WithRetry(
-      MakeError(absl::StatusCode::kUnavailable, reason::kDraining, "the server is shutting down"),
-      Jittered(absl::Seconds(1)));
 }
 
 }  // namespace

@@ -18,9 +18,9 @@ struct CheckRow {
   std::string text;
 };
 
-// TLS pairs and their ends, tokens, ports, the worker program, and of every group that is started here
-// the weights' files, the layout and /dev/shm; audit log and store. Binds each port for a moment;
-// starts and writes nothing.
+// TLS pairs and their ends, tokens, ports, the worker program, and of every group that is started
+// here the weights' files, the layout and /dev/shm; audit log and store. Binds each port for a
+// moment; starts and writes nothing.
 std::vector<CheckRow> CheckConfig(const ServerConfig& config);
 
 // A table, one row a line.

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "absl/strings/str_cat.h"
+#include "server/draining.h"
 #include "server/errors.h"
 #include "server/job.h"
 #include "server/log.h"
@@ -159,8 +160,7 @@ void Dispatcher::HandleLoss(const Incarnation& worker,
                             const std::shared_ptr<Generation>& generation,
                             const absl::Status& status) {
   if (parts_.group.stopped()) {
-    generation->End(MakeError(absl::StatusCode::kUnavailable, reason::kDraining,
-                              "the server shut down before the images were made"));
+    generation->End(DrainedError());
     return;
   }
   parts_.group.Complain(worker.epoch, absl::StrCat("job failed: ", status.ToString()));

@@ -116,8 +116,6 @@ std::string LogLevel() { return kLevels.at(TheLog().level); }
 
 bool LogsPrompts() { return TheLog().prompts; }
 
-void LogDebug(const char* msg, std::initializer_list<LogField> fields) { Write(0, msg, fields); }
-
 void LogInfo(const char* msg, std::initializer_list<LogField> fields) { Write(kInfo, msg, fields); }
 
 void LogWarning(const char* msg, std::initializer_list<LogField> fields) { Write(2, msg, fields); }

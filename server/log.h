@@ -35,7 +35,6 @@ bool SetLogLevel(const std::string& level);
 std::string LogLevel();
 
 // {"time": ..., "level": ..., "msg": msg, fields...}
-void LogDebug(const char* msg, std::initializer_list<LogField> fields = {});
 void LogInfo(const char* msg, std::initializer_list<LogField> fields = {});
 void LogWarning(const char* msg, std::initializer_list<LogField> fields = {});
 void LogError(const char* msg, std::initializer_list<LogField> fields = {});

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "server/draining.h"
 #include "server/errors.h"
 
 namespace patchflow {
@@ -51,8 +52,7 @@ bool RequestQueue::HasPlan(const Entry& entry, const std::string& plan_digest) {
 
 absl::Status RequestQueue::CheckBounds(const Generation& generation) const {
   if (closed_) {
-    return MakeError(absl::StatusCode::kUnavailable, reason::kDraining,
-                     "the server is shutting down");
+    return DrainingError();
   }
   const ErrorMetadata facts{{"depth", absl::StrCat(entries_.size())},
                             {"capacity", absl::StrCat(bounds_.requests)},

@@ -7,10 +7,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/caller.h"
+#include "server/draining.h"
 #include "server/errors.h"
 #include "server/log.h"
 #include "server/otlp_client.h"
-#include "server/random.h"
 #include "server/server_parts.h"
 #include "server/version.h"
 
@@ -27,12 +27,6 @@ std::vector<std::string> GroupNames(const ServerConfig& config) {
     names.push_back(group.name);
   }
   return names;
-}
-
-absl::Status DrainedError() {
-  return WithRetry(MakeError(absl::StatusCode::kUnavailable, reason::kDraining,
-                             "the server shut down before the images were made"),
-                   Jittered(absl::Seconds(1)));
 }
 
 }  // namespace

@@ -293,6 +293,7 @@ TEST_F(DispatcherTest, EndsItsJobWhenTheServerStops) {
   group_.Stop();
   ASSERT_TRUE(Ends(generation));
   EXPECT_EQ(ReasonOf(generation->standing().status), "DRAINING");
+  EXPECT_TRUE(RetryDelayOf(generation->standing().status).has_value());
 }
 
 }  // namespace

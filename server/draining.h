@@ -1,0 +1,12 @@
+// What clients hear of a server that is about to end.
+#pragma once
+
+#include "absl/status/status.h"
+
+namespace patchflow {
+
+// UNAVAILABLE / DRAINING, to be tried again after about a second, with another server.
+absl::Status DrainingError();  // Of a request that is not taken.
+absl::Status DrainedError();   // Of one that was taken and not finished.
+
+}  // namespace patchflow
