@@ -1,9 +1,12 @@
 #include "worker/job.h"
 
+#include <algorithm>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <utility>
 
+#include "engine/image/metadata.h"
 #include "worker/encoder.h"
 #include "worker/previewer.h"
 
@@ -28,6 +31,14 @@ std::function<bool(int)> AgreedFor(const std::shared_ptr<JobAgreement>& agreemen
   return [agreement, image](int step) { return agreement->Continue(StepOfJob(image, step)); };
 }
 
+// Where a picture comes from, which a preview tells too; nothing if its image doesn't.
+Metadata MarkOf(const Metadata& metadata) {
+  Metadata mark;
+  std::copy_if(metadata.begin(), metadata.end(), std::back_inserter(mark),
+               [](const auto& pair) { return pair.first == kDigitalSourceType; });
+  return mark;
+}
+
 }  // namespace
 
 absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& stop,
@@ -42,7 +53,9 @@ absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& sto
     std::vector<RankTrace> traces;
     ImageRequest request = image.request;
     if (request.preview.every_steps > 0) {
-      if (previewer == nullptr) previewer = std::make_unique<Previewer>(events);
+      if (previewer == nullptr) {
+        previewer = std::make_unique<Previewer>(events, MarkOf(job.encode.metadata));
+      }
       request.preview.show = previewer->Of(image.index);
     }
     absl::StatusOr<Generated> made = group.Run(

@@ -17,9 +17,10 @@ namespace {
 
 constexpr std::chrono::seconds kPatience{1};
 
-absl::StatusOr<std::string> DrawFile(const DrawPreview& draw) {
-  return StatusOrOfThrowing<std::string>(
-      [&] { return EncodeImage(draw(), {.format = ImageFormat::kPng, .threads = 1}); });
+absl::StatusOr<std::string> DrawFile(const DrawPreview& draw, const Metadata& metadata) {
+  return StatusOrOfThrowing<std::string>([&] {
+    return EncodeImage(draw(), {.format = ImageFormat::kPng, .metadata = metadata, .threads = 1});
+  });
 }
 
 }  // namespace
@@ -32,9 +33,10 @@ struct Previewer::State {
     DrawPreview draw;
   };
 
-  explicit State(JobEvents& job) : events(job) {}
+  State(JobEvents& job, Metadata of_previews) : events(job), metadata(std::move(of_previews)) {}
 
   JobEvents& events;
+  const Metadata metadata;
   std::mutex mutex;
   std::condition_variable changed;
   int64_t turn = 0;  // Of the image whose previews are taken.
@@ -68,7 +70,7 @@ struct Previewer::State {
       const int64_t of_turn = turn;
       drawing = true;
       lock.unlock();
-      const absl::StatusOr<std::string> file = DrawFile(preview.draw);
+      const absl::StatusOr<std::string> file = DrawFile(preview.draw, metadata);
       preview.draw = nullptr;
       old.clear();
       if (!file.ok()) {
@@ -93,8 +95,9 @@ struct Previewer::State {
   }
 };
 
-Previewer::Previewer(JobEvents& events)
-    : state_(std::make_shared<State>(events)), thread_([state = state_] { state->Run(); }) {}
+Previewer::Previewer(JobEvents& events, Metadata metadata)
+    : state_(std::make_shared<State>(events, std::move(metadata))),
+      thread_([state = state_] { state->Run(); }) {}
 
 Previewer::~Previewer() {
   bool ended = false;

@@ -5,7 +5,7 @@
 #include <memory>
 #include <thread>
 
-#include "absl/time/time.h"
+#include "engine/image/metadata.h"
 #include "engine/preview.h"
 #include "worker/job.h"
 
@@ -15,8 +15,8 @@ namespace patchflow {
 // draw. Thread-safe.
 class Previewer {
  public:
-  // `events` must outlive this.
-  explicit Previewer(JobEvents& events);
+  // `events` must outlive this. `metadata`: of every preview.
+  explicit Previewer(JobEvents& events, Metadata metadata = {});
   // Ends the thread. One that is still drawing after a second, which waits for a device that hangs,
   // is left behind and hands over nothing.
   ~Previewer();

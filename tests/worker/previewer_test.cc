@@ -54,6 +54,16 @@ TEST(PreviewerTest, HandsOverPngFilesUnderTheirImageAndStep) {
   EXPECT_EQ(events.files.at(0), EncodeImage(SmallImage(), {}).value());
 }
 
+TEST(PreviewerTest, TheFilesTellWhereTheyComeFrom) {
+  Recorder events;
+  const Metadata mark = {{std::string(kDigitalSourceType), "trainedAlgorithmicMedia"}};
+  Previewer previewer(events, mark);
+  previewer.Of(0)(1, SmallImage);
+  previewer.Finish();
+  EXPECT_EQ(events.files.at(0), EncodeImage(SmallImage(), {.metadata = mark}).value());
+  EXPECT_NE(events.files.at(0), EncodeImage(SmallImage(), {}).value());
+}
+
 TEST(PreviewerTest, TheNewestTakesThePlaceOfOneThatWaits) {
   Recorder events;
   Previewer previewer(events);
