@@ -81,12 +81,12 @@ def test_a_picture_is_drawn_with_its_parameters_and_timings(open_page, url, tmp_
     expect(page.locator("#meter-text")).to_have_text(re.compile(r"Step \d+ of 12"))
     picture = page.get_by_role("img", name=STAR)
     expect(picture).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text(re.compile(f"{STAR}: Done in"))  # No preview any more.
     assert picture.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [256, 256]
     parameters, timings = page.locator("#parameters"), page.locator("#timings")
     expect(parameters).to_contain_text("Seed7")
     expect(parameters).to_contain_text("Steps12")
     expect(timings).to_contain_text(re.compile(r"Drawing\d+(\.\d+)? m?s"))
-    expect(page.get_by_role("status")).to_have_text(re.compile(f"{STAR}: Done in"))
 
     with page.expect_download() as download:
         page.get_by_role("link", name="Save").click()
