@@ -7,6 +7,7 @@
 
 #include "engine/attention.h"
 #include "engine/attention_cpu.h"
+#include "tests/engine/models/layer_pair.h"
 
 namespace patchflow {
 namespace {
@@ -18,22 +19,9 @@ constexpr double kEps = 1e-6;
 constexpr double kTolerance = 2e-6;
 
 Tensor Random(at::IntArrayRef sizes) { return at::randn(sizes, at::kFloat); }
-Tensor Wide(const Tensor& t) { return t.defined() ? t.to(at::kDouble) : t; }
 
-// A rank of two that hold the same.
-class DoublingSum final : public PartialSum {
- public:
-  Tensor Complete(Tensor partial) override { return partial.mul_(2); }
-};
-
-struct Layer {
-  Layer(int64_t out, int64_t in) : weight_OI(Random({out, in}) * 0.1), bias_O(Random({out})) {}
-  Linear Plain() const { return {weight_OI, bias_O}; }
-  Linear PlainWide() const { return {Wide(weight_OI), Wide(bias_O)}; }
-  RowLinear Rows(bool whole) const { return {weight_OI, bias_O, whole}; }
-  RowLinear RowsWide(bool whole) const { return {Wide(weight_OI), Wide(bias_O), whole}; }
-  Tensor weight_OI;
-  Tensor bias_O;
+struct Layer : LayerPair {
+  Layer(int64_t out, int64_t in) : LayerPair{Random({out, in}) * 0.1, Random({out})} {}
 };
 
 void ExpectClose(const Tensor& ours, const Tensor& reference) {

@@ -5,6 +5,7 @@
 
 #include "engine/device.h"
 #include "engine/models/pixart_layers.h"
+#include "tests/engine/models/layer_pair.h"
 
 namespace patchflow {
 namespace {
@@ -15,23 +16,10 @@ constexpr double kTolerance = 6e-3;  // Of a product rounded to bfloat16, at mos
 const at::Device kGpu(at::kCUDA, 0);
 
 Tensor Random(at::IntArrayRef sizes) { return at::randn(sizes, kGpu).to(at::kBFloat16); }
-Tensor Wide(const Tensor& t) { return t.defined() ? t.cpu().to(at::kDouble) : t; }
 
-// A rank of two that hold the same.
-class DoublingSum final : public PartialSum {
- public:
-  Tensor Complete(Tensor partial) override { return partial.mul_(2); }
-};
-
-struct Layer {
+struct Layer : LayerPair {
   Layer(int64_t out, int64_t in, bool with_bias = true)
-      : weight_OI(Random({out, in}) * 0.03), bias_O(with_bias ? Random({out}) : Tensor()) {}
-  Linear Plain() const { return {weight_OI, bias_O}; }
-  Linear PlainWide() const { return {Wide(weight_OI), Wide(bias_O)}; }
-  RowLinear Rows(bool whole) const { return {weight_OI, bias_O, whole}; }
-  RowLinear RowsWide(bool whole) const { return {Wide(weight_OI), Wide(bias_O), whole}; }
-  Tensor weight_OI;
-  Tensor bias_O;
+      : LayerPair{Random({out, in}) * 0.03, with_bias ? Random({out}) : Tensor()} {}
 };
 
 class PixArtLayersCudaTest : public testing::Test {
