@@ -40,8 +40,12 @@ set(torch ${site_packages}/torch)
 add_library(torch_cpu INTERFACE)
 target_compile_options(torch_cpu INTERFACE
   "SHELL:-idirafter ${torch}/include" "SHELL:-idirafter ${torch}/include/torch/csrc/api/include")
+# at::parallel_for is a template of the headers, which runs on one thread if it is compiled without OpenMP. The runtime is
+# LibTorch's own: a second one would have a second pool of threads.
+target_compile_options(torch_cpu INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
 target_compile_definitions(torch_cpu INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
-target_link_libraries(torch_cpu INTERFACE ${torch}/lib/libtorch_cpu.so ${torch}/lib/libc10.so)
+target_link_libraries(torch_cpu INTERFACE
+  ${torch}/lib/libtorch_cpu.so ${torch}/lib/libc10.so ${torch}/lib/libgomp.so.1)
 target_link_options(torch_cpu INTERFACE -Wl,-rpath,${torch}/lib)
 
 set(cu13 ${site_packages}/nvidia/cu13)
