@@ -1,5 +1,8 @@
 #include "server/group.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace patchflow {
 
 const char* Name(GroupState state) {
@@ -36,8 +39,8 @@ const char* Name(LossKind kind) {
   return "";
 }
 
-Group::Group(GroupConfig config, std::map<LossKind, int> losses)
-    : config_(std::move(config)), losses_(std::move(losses)) {}
+Group::Group(GroupConfig config, std::map<LossKind, int> losses, FaultCounts faults)
+    : config_(std::move(config)), losses_(std::move(losses)), faults_(std::move(faults)) {}
 
 GroupState Group::state() const {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -59,6 +62,11 @@ std::map<LossKind, int> Group::losses() const {
   return losses_;
 }
 
+FaultCounts Group::faults() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return faults_;
+}
+
 std::string Group::failure() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return failure_;
@@ -77,7 +85,18 @@ absl::Duration Group::OutOfServiceFor() const {
 
 std::shared_ptr<Generation> Group::running() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return running_;
+  return running_.generation;
+}
+
+std::vector<std::shared_ptr<Generation>> Group::AtWork() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<std::shared_ptr<Generation>> all;
+  for (const Work* work : {&tail_, &running_}) {
+    if (work->generation != nullptr) {
+      all.push_back(work->generation);
+    }
+  }
+  return all;
 }
 
 std::string Group::last_request_id() const {
@@ -106,7 +125,7 @@ void Group::SetServing(std::shared_ptr<JobRunner> client, worker::v1::DescribeRe
 }
 
 void Group::SetLost(const std::string& why, LossKind kind) {
-  std::function<void()> abort;
+  std::vector<std::function<void()>> aborts;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (state_ == GroupState::kServing) {
@@ -117,25 +136,50 @@ void Group::SetLost(const std::string& why, LossKind kind) {
     ++losses_[kind];
     failure_ = why;
     complaint_.reset();
+    last_beat_.set_state(worker::v1::WORKER_STATE_UNSPECIFIED);  // It is no more.
     incarnation_.client = nullptr;
-    abort = std::move(abort_);
-    abort_ = nullptr;
+    aborts = TakeAborts();
   }
   changed_.notify_all();
-  if (abort != nullptr) {
+  for (const auto& abort : aborts) {
     abort();
   }
   on_change_();
 }
 
-void Group::SetFailed(const std::string& why) {
+void Group::SetFailed(const std::string& why, bool resumable) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     state_ = GroupState::kFailed;
+    resumable_ = resumable;
     failure_ = why;
   }
   changed_.notify_all();
   on_change_();
+}
+
+bool Group::Resume() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (state_ != GroupState::kFailed || !resumable_) {
+      return false;
+    }
+    state_ = ever_served_ ? GroupState::kRecovering : GroupState::kStarting;
+    resumable_ = false;
+    failures_ = 0;
+  }
+  on_change_();
+  return true;
+}
+
+void Group::CountWatchdogTrip(const std::string& phase) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  ++faults_.watchdog_trips[phase];
+}
+
+void Group::CountNcclErrors(int64_t errors) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  faults_.nccl_errors += errors;
 }
 
 void Group::SetFailure(const std::string& why) {
@@ -160,20 +204,36 @@ std::optional<std::string> Group::complaint() const {
 
 absl::Duration Group::SilentFor() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return running_ == nullptr ? absl::ZeroDuration()
-                             : absl::FromChrono(Clock::now() - last_event_.load());
+  const auto now = Clock::now();
+  absl::Duration silent;
+  if (running_.generation != nullptr) {
+    silent = absl::FromChrono(now - last_event_.load());
+  }
+  if (tail_.generation != nullptr) {
+    silent = std::max(silent, absl::FromChrono(now - last_tail_event_.load()));
+  }
+  return silent;
+}
+
+std::vector<std::function<void()>> Group::TakeAborts() {
+  std::vector<std::function<void()>> aborts;
+  for (Work* work : {&tail_, &running_}) {
+    if (work->abort != nullptr) {
+      aborts.push_back(std::exchange(work->abort, nullptr));
+    }
+  }
+  return aborts;
 }
 
 void Group::Stop() {
-  std::function<void()> abort;
+  std::vector<std::function<void()>> aborts;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stopped_ = true;
-    abort = std::move(abort_);
-    abort_ = nullptr;
+    aborts = TakeAborts();
   }
   changed_.notify_all();
-  if (abort != nullptr) {
+  for (const auto& abort : aborts) {
     abort();
   }
 }
@@ -186,7 +246,7 @@ bool Group::stopped() const {
 std::optional<Incarnation> Group::WaitServing() {
   std::unique_lock<std::mutex> lock(mutex_);
   changed_.wait(lock, [this] {
-    return stopped_ || state_ == GroupState::kFailed ||
+    return stopped_ || (state_ == GroupState::kFailed && !resumable_) ||
            (state_ == GroupState::kServing && !complaint_.has_value());
   });
   if (stopped_ || state_ == GroupState::kFailed) {
@@ -218,10 +278,10 @@ void Group::SetRunning(uint64_t epoch, std::shared_ptr<Generation> generation,
   {
     std::lock_guard<std::mutex> lock(mutex_);
     last_request_id_ = generation->spec().request_id;
-    running_ = std::move(generation);
+    running_ = {std::move(generation), nullptr};
     NoteEvent();
     if (!stopped_ && state_ == GroupState::kServing && incarnation_.epoch == epoch) {
-      abort_ = std::move(abort);
+      running_.abort = std::move(abort);
       return;
     }
   }
@@ -229,13 +289,22 @@ void Group::SetRunning(uint64_t epoch, std::shared_ptr<Generation> generation,
 }
 
 void Group::SetIdle() {
-  std::shared_ptr<Generation> previous;
-  std::function<void()> abort;
+  Work previous;
   std::lock_guard<std::mutex> lock(mutex_);
-  previous = std::move(running_);
-  running_ = nullptr;
-  abort = std::move(abort_);
-  abort_ = nullptr;
+  previous = std::exchange(running_, {});
+}
+
+void Group::SetRanksFree() {
+  Work previous;
+  std::lock_guard<std::mutex> lock(mutex_);
+  previous = std::exchange(tail_, std::exchange(running_, {}));
+  NoteTailEvent();
+}
+
+void Group::SetTailEnded() {
+  Work previous;
+  std::lock_guard<std::mutex> lock(mutex_);
+  previous = std::exchange(tail_, {});
 }
 
 }  // namespace patchflow

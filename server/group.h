@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "patchflow/worker/v1/worker.pb.h"
@@ -48,6 +49,15 @@ inline constexpr LossKind kLossKinds[] = {
 // Lower case: "process_ended".
 const char* Name(LossKind kind);
 
+// What else is counted of a group, from its first start.
+struct FaultCounts {
+  std::map<std::string, int> watchdog_trips;  // By phase: see kWatchdogPhases.
+  int64_t nccl_errors = 0;
+};
+// Each has a limit of its own to how long it may take, or show no progress.
+inline constexpr const char* kWatchdogPhases[] = {"load", "warm_up", "text",
+                                                  "step", "decode",  "encode"};
+
 // One life of the group's worker, or of all of its workers, from ready to lost.
 struct Incarnation {
   uint64_t epoch = 0;
@@ -58,8 +68,8 @@ struct Incarnation {
 // Thread-safe. The hooks are called without locks held.
 class Group {
  public:
-  // `losses`: those that count from the start, of the group that it follows.
-  explicit Group(GroupConfig config, std::map<LossKind, int> losses = {});
+  // `losses`, `faults`: those that count from the start, of the group that it follows.
+  explicit Group(GroupConfig config, std::map<LossKind, int> losses = {}, FaultCounts faults = {});
 
   const GroupConfig& config() const { return config_; }
 
@@ -77,13 +87,18 @@ class Group {
   int failures() const;
   // Times that its worker was lost.
   std::map<LossKind, int> losses() const;
+  FaultCounts faults() const;
   // Why its worker was lost or given up.
   std::string failure() const;
   // Of the present or last incarnation; null before the first.
   std::shared_ptr<const worker::v1::DescribeResponse> info() const;
   // Time since it last served; zero while it serves.
   absl::Duration OutOfServiceFor() const;
+  // What its ranks make; null when they are idle.
   std::shared_ptr<Generation> running() const;
+  // All that it works on, the earlier one first: what its ranks make, and a tail, the generation
+  // before it whose last image is still compressed and sent. Two at most.
+  std::vector<std::shared_ptr<Generation>> AtWork() const;
   // Of the job that runs or was the last one; empty before the first.
   std::string last_request_id() const;
   // Its worker's last heartbeat.
@@ -99,35 +114,54 @@ class Group {
   void SetServing(std::shared_ptr<JobRunner> client, worker::v1::DescribeResponse info);
   // Counts a failure, unless the worker was not yet lost and ended on request.
   void SetLost(const std::string& why, LossKind kind = LossKind::kProcessEnded);
-  void SetFailed(const std::string& why);
+  // `resumable`: Resume() can undo it, so its dispatcher waits on; otherwise it ends.
+  void SetFailed(const std::string& why, bool resumable = false);
+  // An operator says that what it was given up for has been mended: it begins anew, without the
+  // failures before. Whether it had been given up so.
+  bool Resume();
+  void CountWatchdogTrip(const std::string& phase);
+  void CountNcclErrors(int64_t errors);
   // Why it does not serve; nothing changes but what is told of it.
   void SetFailure(const std::string& why);
   void Beat(const worker::v1::WatchResponse& beat);
   // What the dispatcher holds against the present worker.
   std::optional<std::string> complaint() const;
-  // How long the running job has said nothing; zero when idle.
+  // How long the running job, or the tail, has said nothing; zero when there is neither.
   absl::Duration SilentFor() const;
   // Ends every wait, for good.
   void Stop();
   bool stopped() const;
 
   // -- its dispatcher
-  // Waits until it serves; nothing once it has failed or stopped.
+  // Waits until it serves; nothing once it has failed for good or stopped.
   std::optional<Incarnation> WaitServing();
   bool Serving(uint64_t epoch) const;
   // The worker of this epoch must be replaced.
   void Complain(uint64_t epoch, const std::string& why);
   void JobCompleted();
-  // `abort` is called once if the worker of this epoch is lost, now or before SetIdle().
+  // `abort` is called once if the worker of this epoch is lost, now or before the job has ended.
   void SetRunning(uint64_t epoch, std::shared_ptr<Generation> generation,
                   std::function<void()> abort);
+  // The running job has ended.
   void SetIdle();
+  // Or its ranks have: it becomes the tail, after the one before has ended.
+  void SetRanksFree();
+  void SetTailEnded();
   bool retiring() const { return retiring_; }
   void SetDrained() { drained_ = true; }
   // The running job said something.
   void NoteEvent() { last_event_ = Clock::now(); }
+  void NoteTailEvent() { last_tail_event_ = Clock::now(); }
 
  private:
+  // A generation at the worker, and how to give it up with the worker.
+  struct Work {
+    std::shared_ptr<Generation> generation;
+    std::function<void()> abort;
+  };
+  // Takes what is to be called when the lock is gone.
+  std::vector<std::function<void()>> TakeAborts();
+
   const GroupConfig config_;
   std::function<void()> on_change_ = [] {};
   std::function<void(const worker::v1::WatchResponse&)> on_beat_ =
@@ -139,16 +173,19 @@ class Group {
   bool stopped_ = false;
   bool ever_served_ = false;
   int failures_ = 0;
+  bool resumable_ = false;
   std::map<LossKind, int> losses_;
+  FaultCounts faults_;
   std::string failure_;
   std::optional<std::string> complaint_;
   Incarnation incarnation_;
   Clock::time_point served_until_ = Clock::now();
   worker::v1::WatchResponse last_beat_;
-  std::shared_ptr<Generation> running_;
+  Work running_;
+  Work tail_;
   std::string last_request_id_;
-  std::function<void()> abort_;
   std::atomic<Clock::time_point> last_event_ = Clock::now();
+  std::atomic<Clock::time_point> last_tail_event_ = Clock::now();
   std::atomic<bool> retiring_ = false;
   std::atomic<bool> drained_ = false;
 };
