@@ -73,6 +73,8 @@ def test_a_packaged_chart_renders_the_same(tmp_path):
     ('image.worker.digest="latest"', "pattern"),
     ('frontend.security={"tokens":"t"}', "tokens need tls"),
     ("networkPolicy.clients=[]", "minItems"),
+    ('frontend.state={"persistence":{"size":"2"}}', "pattern"),
+    ('frontend.state={"storeAgeSeconds":0}', "minimum"),
     ('autoscaling.prometheus="prometheus:9090"', "pattern"),
     ('worker.sharedMemory="8 GB"', "pattern"),
 ])
@@ -158,6 +160,32 @@ def test_workers_have_their_gpus_shared_memory_and_a_model_that_they_cannot_writ
         assert mounts["/models"]["readOnly"] and arguments["--model"].startswith("/models/")
         assert volumes[mounts["/models"]["name"]]["persistentVolumeClaim"]["readOnly"]
         assert volumes[mounts["/dev/shm"]["name"]]["emptyDir"]["medium"] == "Memory"
+
+
+@sources
+def test_the_front_end_keeps_its_store_on_a_volume(source):
+    everything = objects(source)
+    [pod] = [pod for pod in pods(everything) if is_frontend(pod)]
+    config = frontend_config(everything)
+    [mount] = [mount for mount in container(pod)["volumeMounts"] if mount["mountPath"] == "/var/lib/patchflow"]
+    assert not mount.get("readOnly")
+    for path in (config["store"]["directory"], config["audit"]["file"]):
+        assert path.startswith(mount["mountPath"] + "/")
+    [volume] = [volume for volume in pod["spec"]["volumes"] if volume["name"] == mount["name"]]
+    claims = {thing["metadata"]["name"]: thing for thing in of_kind(everything, "PersistentVolumeClaim")}
+    if source == "chart:cpu":
+        assert "emptyDir" in volume and not claims
+        return
+    name = volume["persistentVolumeClaim"]["claimName"]
+    if source == "chart:full":
+        assert name == "patchflow-state" and not claims, "the claim is the user's"
+        return
+    assert list(claims) == [name]
+    room = int(claims[name]["spec"]["resources"]["requests"]["storage"].removesuffix("Gi")) << 30
+    assert room >= config["store"]["max_bytes"] + 9 * config["audit"]["max_bytes"] + (256 << 20)
+    assert claims[name]["spec"]["accessModes"] == ["ReadWriteOnce"]
+    # A volume of one pod at a time: the old one must have ended before the new one mounts it.
+    assert pod["owner"]["spec"]["strategy"] == {"type": "Recreate"}
 
 
 @sources

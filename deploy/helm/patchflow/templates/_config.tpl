@@ -38,10 +38,8 @@ security:
 {{- end }}
 {{- end }}
 {{- with .Values.frontend.state }}
-{{- if .claim }}
-store: {directory: /var/lib/patchflow/store, max_bytes: {{ int64 .storeBytes }}}
+store: {directory: /var/lib/patchflow/store, max_bytes: {{ int64 .storeBytes }}, max_age: {{ int64 .storeAgeSeconds }}s}
 audit: {file: /var/lib/patchflow/audit.jsonl, max_bytes: {{ int64 .auditBytes }}}
-{{- end }}
 {{- end }}
 {{- with .Values.frontend.limits }}
 limits: {{- toYaml . | nindent 2 }}
