@@ -1,9 +1,7 @@
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 #include <cstdint>
 
+#include "engine/vae/numbers.cuh"
 #include "engine/vae/row_kernels.h"
 
 namespace patchflow {
@@ -13,29 +11,6 @@ constexpr int kThreads = 256;
 constexpr int kWantedBlocks = 2048;
 constexpr int kMinSegmentPixels = 32;
 constexpr int kMergeThreads = 128;
-
-__device__ float ToFloat(float x) { return x; }
-__device__ float ToFloat(__half x) { return __half2float(x); }
-__device__ float ToFloat(__nv_bfloat16 x) { return __bfloat162float(x); }
-template <typename T>
-__device__ T FromFloat(float x);
-template <>
-__device__ float FromFloat<float>(float x) {
-  return x;
-}
-template <>
-__device__ __half FromFloat<__half>(float x) {
-  return __float2half_rn(x);
-}
-template <>
-__device__ __nv_bfloat16 FromFloat<__nv_bfloat16>(float x) {
-  return __float2bfloat16_rn(x);
-}
-
-template <typename T, int V>
-struct alignas(sizeof(T) * V) Vector {
-  T at[V];
-};
 
 template <typename T, int V, bool kSilu>
 __global__ void Normalize(NormalizeKernel p) {

@@ -1,8 +1,6 @@
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 
+#include "engine/vae/numbers.cuh"
 #include "engine/vae/softmax_kernel.h"
 
 namespace patchflow {
@@ -14,26 +12,6 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kVector = 4;
 constexpr int kHeldVectors = 8;  // Of a thread: rows of up to 8192 keys stay in registers.
 constexpr float kLog2E = 1.44269504088896341F;
-
-template <typename T>
-__device__ T FromFloat(float x);
-template <>
-__device__ float FromFloat<float>(float x) {
-  return x;
-}
-template <>
-__device__ __half FromFloat<__half>(float x) {
-  return __float2half_rn(x);
-}
-template <>
-__device__ __nv_bfloat16 FromFloat<__nv_bfloat16>(float x) {
-  return __float2bfloat16_rn(x);
-}
-
-template <typename T, int V>
-struct alignas(sizeof(T) * V) Vector {
-  T at[V];
-};
 
 template <bool kMax>
 __device__ float Combine(float a, float b) {
