@@ -125,6 +125,9 @@ ordered_json BoxOf(const Group& group, const BlackBoxes::Death& death, absl::Tim
   if (const std::string id = group.last_request_id(); !id.empty()) {
     box["request"] = {{"id", id}, {"running", group.running() != nullptr}};
   }
+  if (const auto tail = group.tail(); tail != nullptr) {
+    box["tail"] = {{"id", tail->spec().request_id}};
+  }
   if (death.since_beat >= absl::ZeroDuration()) {
     box["beat"] = BeatOf(group.last_beat(), death.since_beat);
   }

@@ -1,7 +1,6 @@
 #include "server/dispatcher.h"
 
-#include <atomic>
-#include <functional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/draining.h"
@@ -47,21 +46,36 @@ std::string BeginRun(const Generation& generation, const Group& group) {
              : TraceparentOf(trace->BeginRun(group.config().name, generation.standing().attempt));
 }
 
+// A worker died at it before, maybe of it: it runs with no other beside it, so that none but the
+// one that kills its worker can come to the third loss.
+bool IsSuspect(const Generation& generation) { return generation.standing().attempt > 1; }
+
 }  // namespace
 
-Dispatcher::Dispatcher(Parts parts) : parts_(parts), thread_([this] { Run(); }) {}
+Dispatcher::Dispatcher(Parts parts)
+    : parts_(parts), tails_([this] { RunTails(); }), thread_([this] { Run(); }) {}
 
-Dispatcher::~Dispatcher() { thread_.join(); }
+Dispatcher::~Dispatcher() {
+  thread_.join();
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
+  tails_.join();
+}
 
 void Dispatcher::Run() {
   while (auto worker = parts_.group.WaitServing()) {
     auto generation = parts_.queue.Pop(worker->info->plan_digest(), kPopWait);
     if (generation == nullptr) {
-      if (parts_.group.retiring() && parts_.queue.SizeOf(worker->info->plan_digest()) == 0) {
-        parts_.group.SetDrained();
-        return;
+      if (MayRetire(*worker)) {
+        break;
       }
       continue;
+    }
+    if (IsSuspect(*generation)) {
+      AwaitTail();
     }
     if (!parts_.group.Serving(worker->epoch)) {
       parts_.queue.PushAgain(std::move(generation));
@@ -75,11 +89,21 @@ void Dispatcher::Run() {
           ->Observe(absl::ToDoubleSeconds(absl::FromChrono(Clock::now() - generation->created())));
     }
     RunGeneration(*worker, generation);
-    parts_.group.SetIdle();
-    if (generation->standing().state == v1::STATE_SUCCEEDED) {
-      parts_.group.JobCompleted();
-    }
   }
+  AwaitTail();
+}
+
+bool Dispatcher::MayRetire(const Incarnation& worker) {
+  const std::string& plan = worker.info->plan_digest();
+  if (!parts_.group.retiring() || parts_.queue.SizeOf(plan) > 0) {
+    return false;
+  }
+  AwaitTail();
+  if (parts_.queue.SizeOf(plan) > 0) {
+    return false;  // The tail's worker was lost, and its generation is queued again.
+  }
+  parts_.group.SetDrained();
+  return true;
 }
 
 void Dispatcher::RunGeneration(const Incarnation& worker,
@@ -87,73 +111,108 @@ void Dispatcher::RunGeneration(const Incarnation& worker,
   absl::Duration pause = absl::Milliseconds(1);
   const auto busy_until = Clock::now() + ToClock(kMaxBusy);
   while (!generation->ended()) {
-    const absl::Status status = RunJob(worker, generation);
-    if (generation->ended() || (status.ok() && !parts_.group.stopped())) {
+    auto run = RunJob(worker, generation);
+    if (run.job != nullptr) {
+      BeginTail(worker, std::move(run.job));
+      return;
+    }
+    if (generation->ended() || (run.status.ok() && !parts_.group.stopped())) {
       continue;
     }
-    const Verdict verdict = Judge(status);
-    if (verdict != Verdict::kBusy && !parts_.group.stopped()) {
-      parts_.metrics.ObserveJobFailure(status);
-    }
+    const Verdict verdict = Judge(run.status);
     if (verdict == Verdict::kBusy && Clock::now() < busy_until &&
         parts_.group.Serving(worker.epoch)) {
       std::this_thread::sleep_for(ToClock(pause));
       pause = std::min(2 * pause, absl::Milliseconds(20));
       continue;
     }
-    if (verdict == Verdict::kLost || verdict == Verdict::kBusy) {
-      HandleLoss(worker, generation, status);
-      return;
-    }
-    if (verdict == Verdict::kFinalAndWorkerEnds) {
-      parts_.group.Complain(worker.epoch, ReasonOf(status));
-    }
-    generation->End(status);
+    Settle(worker, generation, run.status);
+    break;
   }
+  parts_.group.SetIdle();
+  CountIfCompleted(*generation);
 }
 
-absl::Status Dispatcher::RunJob(const Incarnation& worker,
-                                const std::shared_ptr<Generation>& generation) {
+Dispatcher::Outcome Dispatcher::RunJob(const Incarnation& worker,
+                                       const std::shared_ptr<Generation>& generation) {
   worker::v1::ExecuteRequest request =
       MakeExecuteRequest(*generation, parts_.group.config().provenance_mark);
   request.set_traceparent(BeginRun(*generation, parts_.group));
-  std::shared_ptr<ExecuteCall> call = worker.client->Execute(request);
-  auto cancelled_at = std::make_shared<std::atomic<Clock::time_point>>();
-  parts_.group.SetRunning(worker.epoch, generation, [call] { call->Abandon(); });
-  generation->SetStopper([call, cancelled_at] {
-    *cancelled_at = Clock::now();
-    call->Cancel();
-  });
-  ImageCollector collector(*generation, parts_.costs, parts_.metrics);
-  worker::v1::ExecuteResponse event;
-  absl::Status broken;
-  while (call->Read(event)) {
-    parts_.group.NoteEvent();
-    if (broken.ok()) {
-      broken = collector.Take(event);
-      if (!broken.ok()) {
-        call->Cancel();
-      }
+  auto job =
+      std::make_unique<JobRun>(*worker.client, request, generation, parts_.costs, parts_.metrics);
+  parts_.group.SetRunning(worker.epoch, generation, job->abort());
+  while (job->Read([this] { parts_.group.NoteEvent(); })) {
+    if (job->asks_for_all() && !IsSuspect(*generation)) {
+      return {.job = std::move(job), .status = absl::OkStatus()};
     }
   }
-  absl::Status status = call->Finish();
-  generation->SetStopper(nullptr);
-  if (!broken.ok()) {
-    status = broken;
-  } else if (status.ok() && !generation->ended()) {
-    const auto missing = generation->MissingImages();
-    if (!missing.empty() && missing.front() == request.image_indices(0)) {
-      status = absl::InternalError("the call ended without the image that was asked for");
+  return {.job = nullptr, .status = job->Finish()};
+}
+
+void Dispatcher::BeginTail(const Incarnation& worker, std::unique_ptr<JobRun> job) {
+  AwaitTail();
+  parts_.group.SetRanksFree();
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    tail_ = Tail{worker, std::move(job)};
+  }
+  changed_.notify_all();
+}
+
+void Dispatcher::RunTails() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return ending_ || tail_.has_value(); });
+    if (!tail_.has_value()) {
+      return;
     }
+    lock.unlock();
+    RunTail(tail_->worker, *tail_->job);
+    lock.lock();
+    tail_.reset();
+    changed_.notify_all();
   }
-  if (const auto cancelled = cancelled_at->load(); cancelled != Clock::time_point{}) {
-    parts_.metrics.cancel_running->Observe(
-        absl::ToDoubleSeconds(absl::FromChrono(Clock::now() - cancelled)));
+}
+
+void Dispatcher::RunTail(const Incarnation& worker, JobRun& job) {
+  while (job.Read([this] { parts_.group.NoteTailEvent(); })) {
   }
-  if (generation->trace() != nullptr) {
-    generation->trace()->EndRun(status);
+  absl::Status status = job.Finish();
+  if (!job.generation()->ended()) {
+    if (status.ok()) {
+      status = absl::InternalError("the call ended without all images that were asked for");
+    }
+    Settle(worker, job.generation(), status);
   }
-  return status;
+  parts_.group.SetTailEnded();
+  CountIfCompleted(*job.generation());
+}
+
+void Dispatcher::AwaitTail() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [this] { return !tail_.has_value(); });
+}
+
+void Dispatcher::CountIfCompleted(const Generation& generation) {
+  if (generation.standing().state == v1::STATE_SUCCEEDED) {
+    parts_.group.JobCompleted();
+  }
+}
+
+void Dispatcher::Settle(const Incarnation& worker, const std::shared_ptr<Generation>& generation,
+                        const absl::Status& status) {
+  const Verdict verdict = Judge(status);
+  if (verdict != Verdict::kBusy && !parts_.group.stopped()) {
+    parts_.metrics.ObserveJobFailure(status);
+  }
+  if (verdict == Verdict::kLost || verdict == Verdict::kBusy) {
+    HandleLoss(worker, generation, status);
+    return;
+  }
+  if (verdict == Verdict::kFinalAndWorkerEnds) {
+    parts_.group.Complain(worker.epoch, ReasonOf(status));
+  }
+  generation->End(status);
 }
 
 void Dispatcher::HandleLoss(const Incarnation& worker,

@@ -88,6 +88,11 @@ std::shared_ptr<Generation> Group::running() const {
   return running_.generation;
 }
 
+std::shared_ptr<Generation> Group::tail() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return tail_.generation;
+}
+
 std::vector<std::shared_ptr<Generation>> Group::AtWork() const {
   std::lock_guard<std::mutex> lock(mutex_);
   std::vector<std::shared_ptr<Generation>> all;

@@ -96,8 +96,9 @@ class Group {
   absl::Duration OutOfServiceFor() const;
   // What its ranks make; null when they are idle.
   std::shared_ptr<Generation> running() const;
-  // All that it works on, the earlier one first: what its ranks make, and a tail, the generation
-  // before it whose last image is still compressed and sent. Two at most.
+  // The generation before it, whose last image is still compressed and sent; null if none is.
+  std::shared_ptr<Generation> tail() const;
+  // Both, as far as there are; the tail first.
   std::vector<std::shared_ptr<Generation>> AtWork() const;
   // Of the job that runs or was the last one; empty before the first.
   std::string last_request_id() const;

@@ -101,6 +101,8 @@ absl::Status ImageCollector::Take(worker::v1::ExecuteResponse& event) {
         generation_.trace()->AddReport(std::move(*event.mutable_image_trace()));
       }
       return absl::OkStatus();
+    case worker::v1::ExecuteResponse::kRanksFree:
+      return absl::OkStatus();
     case worker::v1::ExecuteResponse::EVENT_NOT_SET:
       break;
   }
@@ -159,6 +161,65 @@ absl::Status ImageCollector::Finish(const worker::v1::ImageDone& done) {
   generation_.AddImage(done.image_index(), std::move(image_), timings, done.peak_memory_bytes());
   image_ = nullptr;
   return absl::OkStatus();
+}
+
+JobRun::JobRun(JobRunner& worker, const worker::v1::ExecuteRequest& request,
+               std::shared_ptr<Generation> generation, CostModel& costs,
+               const ModelMetrics& metrics)
+    : generation_(std::move(generation)),
+      metrics_(metrics),
+      first_image_(request.image_indices_size() == 0 ? 0 : request.image_indices(0)),
+      asks_for_all_(static_cast<size_t>(request.image_indices_size()) ==
+                    generation_->MissingImages().size()),
+      call_(worker.Execute(request)),
+      cancelled_at_(std::make_shared<std::atomic<Clock::time_point>>()),
+      collector_(*generation_, costs, metrics) {
+  generation_->SetStopper([call = call_, cancelled_at = cancelled_at_] {
+    *cancelled_at = Clock::now();
+    call->Cancel();
+  });
+}
+
+std::function<void()> JobRun::abort() const {
+  return [call = call_] { call->Abandon(); };
+}
+
+bool JobRun::Read(const std::function<void()>& note) {
+  worker::v1::ExecuteResponse event;
+  while (call_->Read(event)) {
+    note();
+    if (event.has_ranks_free()) {
+      return true;
+    }
+    if (broken_.ok()) {
+      broken_ = collector_.Take(event);
+      if (!broken_.ok()) {
+        call_->Cancel();
+      }
+    }
+  }
+  return false;
+}
+
+absl::Status JobRun::Finish() {
+  absl::Status status = call_->Finish();
+  generation_->SetStopper(nullptr);
+  if (!broken_.ok()) {
+    status = broken_;
+  } else if (status.ok() && !generation_->ended()) {
+    const auto missing = generation_->MissingImages();
+    if (!missing.empty() && missing.front() == first_image_) {
+      status = absl::InternalError("the call ended without the image that was asked for");
+    }
+  }
+  if (const auto cancelled = cancelled_at_->load(); cancelled != Clock::time_point{}) {
+    metrics_.cancel_running->Observe(
+        absl::ToDoubleSeconds(absl::FromChrono(Clock::now() - cancelled)));
+  }
+  if (generation_->trace() != nullptr) {
+    generation_->trace()->EndRun(status);
+  }
+  return status;
 }
 
 }  // namespace patchflow

@@ -1,12 +1,15 @@
 // One run of a generation's missing images on a worker.
 #pragma once
 
+#include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "patchflow/worker/v1/worker.pb.h"
+#include "server/clock.h"
 #include "server/cost_model.h"
 #include "server/generation.h"
 #include "server/metrics.h"
@@ -36,6 +39,36 @@ class ImageCollector {
   CostModel& costs_;
   const ModelMetrics& metrics_;
   std::shared_ptr<EncodedImage> image_;
+};
+
+// A run from its call to the call's end. Used by one thread at a time.
+class JobRun {
+ public:
+  // Calls `worker`, and is the generation's stopper until Finish().
+  JobRun(JobRunner& worker, const worker::v1::ExecuteRequest& request,
+         std::shared_ptr<Generation> generation, CostModel& costs, const ModelMetrics& metrics);
+
+  // What gives the worker up, on any thread.
+  std::function<void()> abort() const;
+  // Takes events, and calls `note` at each, until the worker's ranks are free (true: call it again
+  // for the rest) or the call has ended (false).
+  bool Read(const std::function<void()>& note);
+  // After Read() was false: what came of the call. INTERNAL, without an ErrorInfo, for one that
+  // ended with OK but without the first image that it was asked for.
+  absl::Status Finish();
+  // Whether the generation needs no other run after this one if all goes well.
+  bool asks_for_all() const { return asks_for_all_; }
+  const std::shared_ptr<Generation>& generation() const { return generation_; }
+
+ private:
+  const std::shared_ptr<Generation> generation_;
+  const ModelMetrics& metrics_;
+  const int first_image_;
+  const bool asks_for_all_;
+  const std::shared_ptr<ExecuteCall> call_;
+  const std::shared_ptr<std::atomic<Clock::time_point>> cancelled_at_;  // The epoch: it was not.
+  ImageCollector collector_;
+  absl::Status broken_;
 };
 
 }  // namespace patchflow

@@ -26,7 +26,8 @@ JoinedCall::JoinedCall(Members members, worker::v1::ExecuteRequest request, absl
       request_(std::move(request)),
       timeout_(timeout),
       on_broken_(std::move(on_broken)),
-      ends_(members_.size()) {
+      ends_(members_.size()),
+      free_(members_.size()) {
   for (const auto& member : members_) {
     calls_.push_back(member->Execute(request_));
   }
@@ -51,19 +52,27 @@ void JoinedCall::Follow(size_t member) {
   while (calls_[member]->Read(event)) {
     if (event.has_image_trace()) {
       const std::lock_guard<std::mutex> lock(mutex_);
-      traces_.push_back(event);
+      others_.push_back(event);
+    } else if (event.has_ranks_free()) {
+      Free(member);
     }
   }
   Ended(member, calls_[member]->Finish());
 }
 
 bool JoinedCall::Read(worker::v1::ExecuteResponse& event) {
-  if (TakeTrace(event)) {
+  if (TakeOther(event)) {
     return true;
   }
   if (!first_ended_) {
-    if (calls_[0]->Read(event)) {
-      return true;
+    while (calls_[0]->Read(event)) {
+      if (!event.has_ranks_free()) {
+        return true;
+      }
+      Free(0);
+      if (TakeOther(event)) {
+        return true;
+      }
     }
     first_ended_ = true;
     Ended(0, calls_[0]->Finish());
@@ -72,17 +81,35 @@ bool JoinedCall::Read(worker::v1::ExecuteResponse& event) {
     std::unique_lock<std::mutex> lock(mutex_);
     changed_.wait(lock, [this] { return AllEndedLocked(); });
   }
-  return TakeTrace(event);
+  return TakeOther(event);
 }
 
-bool JoinedCall::TakeTrace(worker::v1::ExecuteResponse& event) {
+bool JoinedCall::TakeOther(worker::v1::ExecuteResponse& event) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (traces_.empty()) {
+  if (others_.empty()) {
     return false;
   }
-  event = std::move(traces_.front());
-  traces_.pop_front();
+  event = std::move(others_.front());
+  others_.pop_front();
   return true;
+}
+
+void JoinedCall::Free(size_t member) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  free_[member] = true;
+  changed_.notify_all();
+  const auto all_free = [this] {
+    for (size_t i = 0; i < free_.size(); ++i) {
+      if (!free_[i] && !ends_[i].has_value()) {
+        return false;
+      }
+    }
+    return true;
+  };
+  if (member == 0 && changed_.wait_for(lock, ToClock(kLag), all_free) &&
+      !first_to_fail_.has_value()) {
+    others_.emplace_back().mutable_ranks_free();
+  }
 }
 
 bool JoinedCall::AllEndedLocked() const {

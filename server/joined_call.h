@@ -16,7 +16,8 @@
 namespace patchflow {
 
 // Events are those of the first worker, which hosts rank 0; of the others', what their ranks did
-// when (ImageTrace) is handed on, and the rest dropped. A worker that fails takes the call with it:
+// when (ImageTrace) is handed on, and the rest dropped; RanksFree comes when every worker has said
+// it, or has ended. A worker that fails takes the call with it:
 // the others get a moment to say the same, and are abandoned then. So the status is one that all
 // gave, or the fault of one that names the request (NON_FINITE_OUTPUT, GPU_OUT_OF_MEMORY), or
 // UNAVAILABLE without an ErrorInfo, which is a lost group.
@@ -40,8 +41,11 @@ class JoinedCall final : public ExecuteCall {
 
  private:
   void Follow(size_t member);
-  // What another worker than the first has told; false if nothing waits.
-  bool TakeTrace(worker::v1::ExecuteResponse& event);
+  // Of one worker: its ranks are free. Hands it on once all are; on the reader's thread it waits
+  // for that, since they come to their end together.
+  void Free(size_t member);
+  // What not only the first worker has told; false if nothing waits.
+  bool TakeOther(worker::v1::ExecuteResponse& event);
   void Ended(size_t member, const absl::Status& status);
   bool AllEndedLocked() const;
   // Nothing if all workers have been told; else which of them did not answer.
@@ -59,7 +63,8 @@ class JoinedCall final : public ExecuteCall {
   std::condition_variable changed_;
   std::vector<std::optional<absl::Status>> ends_;  // By worker.
   std::optional<size_t> first_to_fail_;
-  std::deque<worker::v1::ExecuteResponse> traces_;  // Not yet read.
+  std::deque<worker::v1::ExecuteResponse> others_;  // Traces, and RanksFree. Not yet read.
+  std::vector<bool> free_;                          // By worker.
   bool stopping_ = false;
   std::vector<std::thread> threads_;  // One for each worker but the first, and one that stops them.
 };

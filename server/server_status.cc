@@ -19,9 +19,9 @@ google::protobuf::Timestamp ToProto(absl::Time time) {
 int RunningOf(const ServedModel& model) {
   int running = 0;
   for (const auto& groups : {model.groups(), model.leaving()}) {
-    running += static_cast<int>(std::count_if(groups.begin(), groups.end(), [](const Group* group) {
-      return group->running() != nullptr;
-    }));
+    for (const Group* group : groups) {
+      running += static_cast<int>(group->AtWork().size());
+    }
   }
   return running;
 }
@@ -50,8 +50,8 @@ admin::v1::Worker Describe(const Group& group) {
     worker.set_plan_digest(info->plan_digest());
     worker.set_layout(info->layout());
   }
-  if (auto running = group.running()) {
-    worker.set_running_request_id(running->spec().request_id);
+  if (const auto at_work = group.AtWork(); !at_work.empty()) {
+    worker.set_running_request_id(at_work.back()->spec().request_id);
   }
   const worker::v1::WatchResponse last_beat = group.last_beat();
   for (const auto& beat : last_beat.ranks()) {

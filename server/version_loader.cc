@@ -143,7 +143,7 @@ std::optional<admin::v1::ModelLoad> VersionLoader::Progress(ServedModel& model) 
       left += model.queue().SizeOf(plan);
     }
     for (const Group* group : model.leaving()) {
-      left += group->running() == nullptr ? 0 : 1;
+      left += group->AtWork().size();
     }
     told->set_old_generations(static_cast<int>(left));
   }
@@ -242,8 +242,8 @@ void VersionLoader::Replace(ServedModel& model, const std::vector<Group*>& leavi
 int VersionLoader::EndLeft(ServedModel& model, const std::vector<Group*>& leaving) {
   int ended = 0;
   for (const Group* group : leaving) {
-    if (auto running = group->running()) {
-      running->End(ReplacedError());
+    for (const auto& generation : group->AtWork()) {
+      generation->End(ReplacedError());
       ++ended;
     }
   }

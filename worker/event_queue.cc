@@ -59,6 +59,20 @@ void EventQueue::OnImage(FinishedImage image) {
   wake_();
 }
 
+void EventQueue::OnRanksFree() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return;
+    waiting_.emplace_back(worker::v1::RanksFree());
+  }
+  wake_();
+}
+
+void EventQueue::AwaitTaken() {
+  std::unique_lock lock(mutex_);
+  room_.wait(lock, [this] { return closed_ || !image_waits_; });
+}
+
 std::optional<worker::v1::ExecuteResponse> EventQueue::Take() {
   const std::lock_guard lock(mutex_);
   if (waiting_.empty()) return std::nullopt;
@@ -78,6 +92,12 @@ std::optional<worker::v1::ExecuteResponse> EventQueue::Take() {
     worker::v1::ExecuteResponse message;
     *message.mutable_image_trace() = std::move(*trace);
     message.mutable_image_trace()->set_sent_ns(NanosecondsOf(std::chrono::steady_clock::now()));
+    waiting_.pop_front();
+    return message;
+  }
+  if (std::holds_alternative<worker::v1::RanksFree>(waiting_.front())) {
+    worker::v1::ExecuteResponse message;
+    message.mutable_ranks_free();
     waiting_.pop_front();
     return message;
   }

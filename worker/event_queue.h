@@ -32,6 +32,8 @@ class EventQueue final : public JobEvents {
   void OnPreview(int image_index, int steps_done, std::string png) override;
   void OnTrace(int image_index, const std::vector<RankTrace>& ranks) override;
   void OnImage(FinishedImage image) override;
+  void OnRanksFree() override;
+  void AwaitTaken() override;
   void OnEnd(const absl::Status& status) override { end_(status); }
 
   // The next message, images in chunks of 256 KiB; nothing if none waits.
@@ -56,7 +58,8 @@ class EventQueue final : public JobEvents {
   const std::function<void(const absl::Status&)> end_;
   std::mutex mutex_;
   std::condition_variable room_;
-  std::deque<std::variant<worker::v1::StepEvent, v1::Preview, worker::v1::ImageTrace, Sending>>
+  std::deque<std::variant<worker::v1::StepEvent, v1::Preview, worker::v1::ImageTrace,
+                          worker::v1::RanksFree, Sending>>
       waiting_;
   bool image_waits_ = false;
   bool closed_ = false;

@@ -41,12 +41,14 @@ Metadata MarkOf(const Metadata& metadata) {
 
 }  // namespace
 
-absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& stop,
-                    JobEvents& events, const std::shared_ptr<JobAgreement>& agreement,
-                    Encoder* encoder) {
-  Encoder own;
-  if (encoder == nullptr) encoder = &own;
-  std::unique_ptr<Encoder::Encoding> encoding;  // Of the image before; its destructor waits.
+RanksEnd RunRanks(RankGroup& group, const Job& job, const std::stop_token& stop, JobEvents& events,
+                  const std::shared_ptr<JobAgreement>& agreement, Encoder& encoder,
+                  const std::function<void()>& await_earlier) {
+  std::shared_ptr<Encoder::Encoding> encoding;  // Of the image before; its destructor waits.
+  const auto rest = [&]() -> std::function<absl::Status()> {
+    if (encoding == nullptr) return nullptr;
+    return [encoding] { return encoding->Wait(); };
+  };
   std::unique_ptr<Previewer> previewer;
   int number = 0;
   for (const JobImage& image : job.images) {
@@ -66,15 +68,25 @@ absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& sto
         &traces, AgreedFor(agreement, number++));
     if (previewer != nullptr) previewer->Finish();
     events.OnTrace(image.index, traces);
+    if (!made.ok()) return {made.status(), rest()};
     if (encoding != nullptr) {
-      if (const absl::Status status = encoding->Wait(); !status.ok()) return status;
+      if (const absl::Status status = encoding->Wait(); !status.ok()) return {status, nullptr};
+    } else if (made->image.has_value() && await_earlier) {
+      await_earlier();
     }
-    if (!made.ok()) return made.status();
     if (!made->image.has_value()) continue;
     events.OnPhase(image.index, JobPhase::kEncode, image.request.steps);
-    encoding = encoder->Begin(image, *std::move(made), job.encode, events);
+    encoding = encoder.Begin(image, *std::move(made), job.encode, events);
   }
-  return encoding == nullptr ? absl::OkStatus() : encoding->Wait();
+  return {absl::OkStatus(), rest()};
+}
+
+absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& stop,
+                    JobEvents& events) {
+  Encoder encoder;
+  const RanksEnd end = RunRanks(group, job, stop, events, nullptr, encoder);
+  const absl::Status last = end.last_image ? end.last_image() : absl::OkStatus();
+  return last.ok() ? end.status : last;
 }
 
 }  // namespace patchflow

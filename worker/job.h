@@ -1,7 +1,9 @@
-// One job: images of one prompt, made one after the other, each encoded while the next is made.
+// One job: images of one prompt, made one after the other, each encoded while the next is made, the
+// last one while the next job's first is.
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <stop_token>
 #include <string>
@@ -64,19 +66,39 @@ class JobEvents {
   // In order. May block while an earlier image is not yet taken away; the ranks go on with the next
   // image meanwhile.
   virtual void OnImage(FinishedImage image) = 0;
-  // Last, once, when the ranks are idle again.
+  // After the last OnTrace(), when the worker takes another job though the last image has yet to be
+  // encoded or taken away. Must not block. Ignored by default.
+  virtual void OnRanksFree() {}
+  // Blocks until no image waits to be taken away. Does nothing by default.
+  virtual void AwaitTaken() {}
+  // Last, once, when the ranks are idle again and every image was handed over.
   virtual void OnEnd(const absl::Status& status) = 0;
 };
 
 class Encoder;
 
-// Blocks until the ranks are idle and every finished image was handed over: none by a group without
-// rank 0. Previews of images that ask for them go to OnPreview(); what the requests of `job` would
-// show them to is not called. Does not call OnEnd(). Stops at `stop`, or where other processes take
-// part, when their `agreement` says so. `encoder`: one that knows earlier jobs. Statuses as
+// How a job stands when its ranks are idle.
+struct RanksEnd {
+  // What came of all but what is left.
+  absl::Status status;
+  // What is left: blocks until the last image was encoded and handed over, and says what came of
+  // that. Called once, on any thread. Empty if no image is left.
+  std::function<absl::Status()> last_image;
+};
+
+// Blocks until the ranks are idle and every image but the last was handed over: none by a group
+// without rank 0. Previews of images that ask for them go to OnPreview(); what the requests of
+// `job` would show them to is not called. Does not call OnRanksFree() and OnEnd(). Stops at `stop`,
+// or where other processes take part, when their `agreement` says so. `encoder`, which knows
+// earlier jobs, outlives what is left. `await_earlier`: called before an image of this job is
+// encoded, and blocks while what is left of a job before is; may be empty. Statuses as
 // RankGroup::Run, and Encoder's.
+RanksEnd RunRanks(RankGroup& group, const Job& job, const std::stop_token& stop, JobEvents& events,
+                  const std::shared_ptr<JobAgreement>& agreement, Encoder& encoder,
+                  const std::function<void()>& await_earlier = nullptr);
+
+// All of it.
 absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& stop,
-                    JobEvents& events, const std::shared_ptr<JobAgreement>& agreement = nullptr,
-                    Encoder* encoder = nullptr);
+                    JobEvents& events);
 
 }  // namespace patchflow

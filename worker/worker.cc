@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "worker/encoder.h"
 #include "worker/log.h"
 
 namespace patchflow {
@@ -38,13 +39,14 @@ Worker::Worker(WorkerOptions options)
 
 Worker::~Worker() { Stop(absl::InfiniteDuration()); }
 
-void Worker::SetState(WorkerState state, const absl::Status& failure) {
+bool Worker::SetState(WorkerState state, const absl::Status& failure) {
   const std::lock_guard lock(mutex_);
-  if (snapshot_.state == WorkerState::kFailed) return;
+  if (snapshot_.state == WorkerState::kFailed) return false;
   snapshot_.state = state;
   snapshot_.failure = std::string(failure.message());
   ++snapshot_.version;
   changed_.notify_all();
+  return true;
 }
 
 std::optional<Place> Worker::AwaitPlace() {
@@ -74,6 +76,7 @@ void Worker::Main() {
   } else if (loading.has_value()) {
     LoadedGroup loaded = **std::move(loading);
     loaded.offer.load_time = absl::Now() - load_start_;
+    if (loaded.encoder == nullptr) loaded.encoder = std::make_shared<Encoder>();
     {
       const std::lock_guard lock(mutex_);
       snapshot_.offer = loaded.offer;
@@ -87,31 +90,46 @@ void Worker::Main() {
     if (!next_.has_value()) break;
     Task task = *std::exchange(next_, std::nullopt);
     lock.unlock();
-    Run(std::move(task));
+    Run(task);
     lock.lock();
   }
-  const bool all_ended = !loaded_.has_value() || [&] {
-    lock.unlock();
-    const bool ended = loaded_->group->Stop();
-    lock.lock();
-    return ended;
-  }();
+  lock.unlock();
+  AwaitTail();
+  const bool all_ended = !loaded_.has_value() || loaded_->group->Stop();
+  lock.lock();
   left_behind_ = !all_ended;
   ended_ = true;
   changed_.notify_all();
 }
 
-void Worker::Run(Task task) {
+void Worker::Run(const Task& task) {
   const absl::Time begin = absl::Now();
-  absl::Status status;
+  RanksEnd end;
   {
     const std::stop_callback caller(task.stop, [this] { stop_running_.request_stop(); });
     const std::stop_token stop =
         task.agreement == nullptr ? stop_running_.get_token() : std::stop_token();
-    status = RunJob(*loaded_->group, task.job, stop, *task.events, task.agreement,
-                    loaded_->encoder.get());
+    end = RunRanks(*loaded_->group, task.job, stop, *task.events, task.agreement, *loaded_->encoder,
+                   [this] { AwaitTail(); });
   }
   if (membership_ != nullptr) membership_->End(task.job.number);
+  const auto rest = [task, begin, end] {
+    const absl::Status last = end.last_image();
+    return last.ok() ? end.status : last;
+  };
+  if (end.last_image == nullptr || !IsHarmless(end.status)) {
+    End(task, begin, end.last_image == nullptr ? end.status : rest(), /*idle=*/true);
+    return;
+  }
+  if (SetState(WorkerState::kReady)) task.events->OnRanksFree();
+  tail_ = std::thread([this, task, begin, rest] {
+    const absl::Status status = rest();
+    task.events->AwaitTaken();
+    End(task, begin, status, /*idle=*/false);
+  });
+}
+
+void Worker::End(const Task& task, absl::Time begin, const absl::Status& status, bool idle) {
   const bool failed = !IsHarmless(status);
   Log(failed ? LogLevel::kError : LogLevel::kInfo, "job ended",
       {{"request_id", task.job.request_id},
@@ -119,9 +137,14 @@ void Worker::Run(Task task) {
        {"code", absl::StatusCodeToString(status.code())},
        {"images", task.job.images.size()},
        {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}});
-  SetState(failed ? WorkerState::kFailed : WorkerState::kReady, failed ? status : absl::Status());
+  const bool fails_first = failed && SetState(WorkerState::kFailed, status);
+  if (!failed && idle) SetState(WorkerState::kReady);
   task.events->OnEnd(status);
-  if (failed) options_.on_failed(status);
+  if (fails_first) options_.on_failed(status);
+}
+
+void Worker::AwaitTail() {
+  if (tail_.joinable()) tail_.join();
 }
 
 absl::Status Worker::Start(Job job, std::stop_token stop, std::shared_ptr<JobEvents> events) {

@@ -1,4 +1,5 @@
-// A worker without its transport: loads a group of ranks, then runs one job at a time on it.
+// A worker without its transport: loads a group of ranks, then runs one job at a time on it, while
+// the last image of the job before may still be compressed and sent.
 #pragma once
 
 #include <condition_variable>
@@ -25,7 +26,7 @@ namespace patchflow {
 
 struct LoadedGroup {
   std::unique_ptr<RankGroup> group;
-  std::shared_ptr<Encoder> encoder;  // Null: one for each job.
+  std::shared_ptr<Encoder> encoder;  // Null: a new one.
   Offer offer;                       // Without load_time.
   // What the device and the communicators of each rank say; positions are filled in by the worker.
   // Thread-safe. May be empty.
@@ -47,8 +48,8 @@ struct WorkerOptions {
   absl::Time process_start;
   std::function<absl::StatusOr<LoadedGroup>()> load;  // Called once, on the worker's thread.
   std::optional<ShareOptions> share = std::nullopt;   // Instead of `load`.
-  // Called once, on the worker's thread, when the group can't be loaded or has failed, after the
-  // job's end was told.
+  // Called once, on a thread of the worker, when the group can't be loaded or has failed, after the
+  // end of the job that failed was told.
   // Or, on a caller's thread, when it was told to leave its group.
   std::function<void(const absl::Status& failure)> on_failed;
 };
@@ -60,8 +61,10 @@ class Worker {
   ~Worker();                               // Stop(), without a bound.
 
   // Begins a job. RESOURCE_EXHAUSTED / WORKER_BUSY, UNAVAILABLE / STARTING while it loads, DRAINING
-  // after Stop(), ENGINE_FAILED. If OK, `events` is told all of it, OnEnd() when the worker is
-  // READY again (or FAILED). Of a share, `stop` does nothing: see Membership.
+  // after Stop(), ENGINE_FAILED. If OK, `events` is told all of it, OnRanksFree() or OnEnd() when
+  // the worker is READY again (or FAILED): with OnRanksFree() the last image is left to be encoded
+  // and taken away. So much is left of one job at most: at the next one's end, the worker waits for
+  // that. Of a share, `stop` does nothing: see Membership.
   absl::Status Start(Job job, std::stop_token stop, std::shared_ptr<JobEvents> events);
 
   // Of a share (FAILED_PRECONDITION otherwise): the id of a new world while it is WAITING; its
@@ -73,7 +76,8 @@ class Worker {
   Membership* membership() { return membership_.get(); }  // Null if it hosts all ranks.
   const Membership* membership() const { return membership_.get(); }
 
-  // Takes no more jobs, stops the one that runs, and destroys the ranks. False if that takes longer
+  // Takes no more jobs, stops the one that runs, waits for what is left of others, and destroys the
+  // ranks. False if that takes longer
   // than `timeout`, or if a rank was left behind: the process must then end without running
   // destructors.
   bool Stop(absl::Duration timeout);
@@ -102,8 +106,12 @@ class Worker {
   // Nothing if it was stopped before it had its place.
   std::optional<absl::StatusOr<LoadedGroup>> Load();
   std::optional<Place> AwaitPlace();
-  void Run(Task task);
-  void SetState(WorkerState state, const absl::Status& failure = absl::OkStatus());
+  void Run(const Task& task);
+  // The job's end, whether its ranks' or its last image's. `idle`: the former.
+  void End(const Task& task, absl::Time begin, const absl::Status& status, bool idle);
+  void AwaitTail();
+  // False, and nothing changes, if it is FAILED already.
+  bool SetState(WorkerState state, const absl::Status& failure = absl::OkStatus());
 
   const WorkerOptions options_;
   const std::unique_ptr<Membership> membership_;
@@ -117,6 +125,7 @@ class Worker {
   std::stop_source stop_running_;
   std::optional<LoadedGroup> loaded_;  // Set once, by the thread.
   absl::Time load_start_;              // Used by the thread.
+  std::thread tail_;  // Of the job before: waits for its last image. Used by the thread.
   std::jthread thread_;
 };
 

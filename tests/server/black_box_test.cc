@@ -43,6 +43,8 @@ class BlackBoxTest : public ::testing::Test {
 
 TEST_F(BlackBoxTest, HoldsWhatIsKnownOfTheGroup) {
   group_->SetServing(nullptr, {});
+  group_->SetRunning(1, MakeGeneration(TestSpec("request-6")), [] {});
+  group_->SetRanksFree();
   group_->SetRunning(1, MakeGeneration(TestSpec("request-7")), [] {});
   worker::v1::WatchResponse beat;
   beat.set_state(worker::v1::WORKER_STATE_BUSY);
@@ -55,6 +57,7 @@ TEST_F(BlackBoxTest, HoldsWhatIsKnownOfTheGroup) {
   EXPECT_EQ(box["loss"]["kind"], "heartbeat");
   EXPECT_EQ(box["loss"]["why"], "no heartbeat");
   EXPECT_EQ(box["request"]["id"], "request-7");
+  EXPECT_EQ(box["tail"]["id"], "request-6") << "whose last image was still compressed";
   EXPECT_EQ(box["beat"]["age_seconds"], 2.0);
   EXPECT_EQ(box["beat"]["ranks"][0]["phase"], "JOB_PHASE_DENOISE");
   EXPECT_EQ(box["beat"]["ranks"][0]["step"], 3);

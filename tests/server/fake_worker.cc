@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -167,16 +168,61 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       std::lock_guard<std::mutex> lock(mutex_);
       last_request_ = *request;
     }
-    grpc::Status status = Run(*context, *request, *events);
-    busy_ = false;
-    changed_.notify_all();
-    if (end_after_job_) {
+    Call call{*context, *request, *events};
+    grpc::Status status = Run(call);
+    LeaveRanks(call);
+    LeaveTail(call);
+    if (status.error_code() == grpc::StatusCode::INTERNAL ||
+        status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED) {
       End();
     }
     return status;
   }
 
  private:
+  struct Call {
+    grpc::ServerContext& context;
+    const ExecuteRequest& request;
+    Events& events;
+    bool has_ranks = true;
+    bool is_tail = false;
+  };
+
+  void LeaveRanks(Call& call) {
+    if (std::exchange(call.has_ranks, false)) {
+      busy_ = false;
+      changed_.notify_all();
+    }
+  }
+
+  // The ranks are free for the next job when the image of the one before is sent.
+  void BecomeTail(Call& call) {
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      while (tail_ && !dead_ && !call.context.IsCancelled()) {
+        changed_.wait_for(lock, std::chrono::milliseconds(10));
+      }
+      if (tail_) {
+        return;
+      }
+      tail_ = call.is_tail = true;
+    }
+    LeaveRanks(call);
+    ExecuteResponse event;
+    event.mutable_ranks_free();
+    call.events.Write(event, Before(options_.encode_time));
+  }
+
+  void LeaveTail(Call& call) {
+    if (std::exchange(call.is_tail, false)) {
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+        tail_ = false;
+      }
+      changed_.notify_all();
+    }
+  }
+
   bool Loaded() const { return Clock::now() - started_ >= ToClock(options_.load_time); }
 
   worker::v1::WorkerState StateLocked() const {
@@ -217,7 +263,14 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
         _exit(1);
       }).detach();
     } else {
-      dying_ = std::jthread([this] { Die(); });  // A call can't wait for itself to end.
+      BeginToDie();
+    }
+  }
+
+  // A call can't wait for itself to end.
+  void BeginToDie() {
+    if (!dies_.exchange(true)) {
+      dying_ = std::jthread([this] { Die(); });
     }
   }
 
@@ -243,7 +296,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       if (options_.own_process) {
         kill(getpid(), SIGKILL);
       }
-      dying_ = std::jthread([this] { Die(); });  // A call can't wait for itself to end.
+      BeginToDie();
       Hang(context);
       return grpc::Status(grpc::StatusCode::UNAVAILABLE, "dead");
     }
@@ -258,7 +311,6 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       return grpc::Status(grpc::StatusCode::CANCELLED, "hung");
     }
     if (order.fault == "throw" || order.fault == "oom") {
-      end_after_job_ = true;
       return order.fault == "throw"
                  ? Error(absl::StatusCode::kInternal, reason::kInternal)
                  : Error(absl::StatusCode::kResourceExhausted, reason::kGpuOutOfMemory);
@@ -266,13 +318,14 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
     return std::nullopt;
   }
 
-  grpc::Status Run(grpc::ServerContext& context, const ExecuteRequest& request, Events& events) {
+  grpc::Status Run(Call& call) {
+    const ExecuteRequest& request = call.request;
+    Events& events = call.events;
     const Order order = OrderOf(request.prompt());
     if (order.fault == "refuse") {
       return Error(absl::StatusCode::kInvalidArgument, reason::kInvalidRequest);
     }
     if (order.fault == "nan") {
-      end_after_job_ = true;
       return Error(absl::StatusCode::kInternal, reason::kNonFiniteOutput);
     }
     if (order.fault == "short") {
@@ -285,11 +338,11 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       Sleep(options_.text_time);
       const int64_t steps_ns = NowNs();
       for (int step = 0; step < request.params().steps(); ++step) {
-        if (auto status = Obey(order, step, context)) {
+        if (auto status = Obey(order, step, call.context)) {
           return *status;
         }
         Sleep(options_.step_time);
-        if (context.IsCancelled()) {
+        if (call.context.IsCancelled()) {
           return grpc::Status::CANCELLED;
         }
         ++steps_;
@@ -302,6 +355,13 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       Sleep(options_.decode_time);
       SendTrace(events, index, received_ns, request.params().steps(),
                 {text_ns, steps_ns, decode_ns, NowNs()});
+      if (index == *request.image_indices().rbegin()) {
+        BecomeTail(call);
+        if (auto status = Obey(order, request.params().steps(), call.context)) {
+          return *status;
+        }
+        Sleep(options_.encode_time);
+      }
       SendImage(events, request, index, order.fault == "corrupt");
     }
     return grpc::Status::OK;
@@ -387,7 +447,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
     for (auto [stage, time] : {std::pair{"text_encode", options_.text_time},
                                {"denoise", options_.step_time * steps},
                                {"vae_decode", options_.decode_time},
-                               {"encode_image", absl::ZeroDuration()}}) {
+                               {"encode_image", options_.encode_time}}) {
       auto* timing = done->add_timings();
       timing->set_stage(stage);
       *timing->mutable_duration() = ToProto(time);
@@ -406,16 +466,17 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
   const Clock::time_point started_ = Clock::now();
   std::atomic<bool> busy_ = false;
   std::atomic<bool> frozen_ = false;
-  std::atomic<bool> end_after_job_ = false;
+  std::atomic<bool> dies_ = false;
   std::atomic<int> executions_ = 0;
   std::atomic<int> steps_ = 0;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   bool dead_ = false;
+  bool tail_ = false;  // A call has left the ranks to the next one.
   std::string failure_;
   ExecuteRequest last_request_;
   std::unique_ptr<grpc::Server> server_;
-  std::jthread dying_;  // Set by the one call that runs; joined before all else goes.
+  std::jthread dying_;  // Set by the call that sets dies_; joined before all else goes.
 };
 
 }  // namespace

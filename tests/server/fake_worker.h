@@ -11,6 +11,8 @@
 //   worker ends fault:nan        INTERNAL / NON_FINITE_OUTPUT, and the worker ends fault:refuse
 //   INVALID_ARGUMENT / INVALID_REQUEST fault:corrupt    the first image has a wrong SHA-256
 //   fault:short      the call ends with OK and without images
+// Before step S, the request's number of steps, is when the ranks are free and the last image is
+// encoded.
 #pragma once
 
 #include <grpcpp/security/server_credentials.h>
@@ -30,6 +32,7 @@ struct FakeWorkerOptions {
   absl::Duration step_time;
   absl::Duration text_time;
   absl::Duration decode_time;
+  absl::Duration encode_time;  // Of the last image of a job, beside the next job.
   int ranks = 2;
   std::string layout = "serial";
   std::string dtype = "float32";

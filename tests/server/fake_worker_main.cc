@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   int threads = 0;
   double step_ms = 1;
   double load_ms = 0;
+  double encode_ms = 0;
   app.add_option("--socket", socket);
   app.add_option("--listen", listen);
   app.add_option("--model", ignored);
@@ -33,17 +34,19 @@ int main(int argc, char** argv) {
   app.add_option("--layout", options.layout);
   app.add_option("--threads", threads);
   for (const char* flag : {"--load-timeout", "--first-run-timeout", "--phase-timeout",
-                           "--black-box", "--fault-orders"}) {
+                           "--black-box", "--fault-orders", "--log-level"}) {
     app.add_option(flag, ignored);
   }
   app.add_option("--default-guidance", options.default_guidance);
   app.add_option("--plan", options.plan_digest);
   app.add_option("--step-ms", step_ms)->envname("PATCHFLOW_FAKE_STEP_MS");
   app.add_option("--load-ms", load_ms)->envname("PATCHFLOW_FAKE_LOAD_MS");
+  app.add_option("--encode-ms", encode_ms)->envname("PATCHFLOW_FAKE_ENCODE_MS");
   app.add_option("--image-bytes", options.image_bytes);
   CLI11_PARSE(app, argc, argv);
   options.address = socket.empty() ? listen : "unix:" + socket;
   options.step_time = absl::Microseconds(1000 * step_ms);
+  options.encode_time = absl::Microseconds(1000 * encode_ms);
   options.load_time = absl::Microseconds(1000 * load_ms);
   sigset_t signals;
   sigemptyset(&signals);

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <limits>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
@@ -98,6 +100,41 @@ TEST_F(JoinedCallTest, HandsOnWhatTheRanksOfAllDid) {
   EXPECT_THAT(ranks, ElementsAre(2));
   EXPECT_EQ(others, 3) << "the image, and not the other's step";
   EXPECT_TRUE(call->Finish().ok());
+}
+
+TEST_F(JoinedCallTest, TheRanksAreFreeWhenThoseOfAllWorkersAre) {
+  auto call = Execute();
+  Job(0).Step(0, 1);
+  Job(0).RanksFree();
+  Job(0).Image(0);
+  Job(1).End(absl::OkStatus());
+  std::atomic<bool> told = false;
+  std::thread reader([&] {
+    worker::v1::ExecuteResponse event;
+    while (call->Read(event) && !event.has_ranks_free()) {
+    }
+    told = event.has_ranks_free();
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_FALSE(told) << "the last worker's are not";
+  Job(2).RanksFree();
+  reader.join();
+  EXPECT_TRUE(told);
+  EndAll(absl::OkStatus());
+  EXPECT_EQ(Drain(*call), 3) << "the image";
+  EXPECT_TRUE(call->Finish().ok());
+}
+
+TEST_F(JoinedCallTest, TheRanksOfALostGroupAreNotFree) {
+  auto call = Execute();
+  Job(0).RanksFree();
+  Job(1).RanksFree();
+  Job(2).End(absl::UnavailableError("Socket closed"));
+  worker::v1::ExecuteResponse event;
+  while (call->Read(event)) {
+    EXPECT_FALSE(event.has_ranks_free());
+  }
+  EXPECT_TRUE(absl::IsUnavailable(call->Finish()));
 }
 
 TEST_F(JoinedCallTest, WhatAllRefuseIsRefused) {

@@ -42,6 +42,12 @@ class ScriptedJob {
     event.mutable_image_done()->set_image_index(index);
     Send(event);
   }
+  // All that follows is the tail.
+  void RanksFree() {
+    worker::v1::ExecuteResponse event;
+    event.mutable_ranks_free();
+    Send(event);
+  }
   void Images() {
     for (int index : request.image_indices()) {
       Image(index);

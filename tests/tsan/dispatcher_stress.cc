@@ -12,7 +12,8 @@ namespace {
 
 constexpr int kGenerations = 60;
 
-// A group with a worker that makes images on a thread of its own, and loses one job in nine.
+// A group with a worker that makes images on a thread of its own, and loses one job in nine, and
+// one tail in eighteen.
 class Device {
  public:
   Device(const std::string& name, RequestQueue& queue, CostModel& costs, Registry& registry,
@@ -22,6 +23,13 @@ class Device {
           threads_.emplace_back([n, &job] {
             job.Step(job.request.image_indices(0), 1);
             if (n % 9 == 8) {
+              job.End(absl::UnavailableError("Socket closed"));
+              return;
+            }
+            if (n % 2 == 0) {
+              job.RanksFree();  // The images are the tail, beside the next job.
+            }
+            if (n % 18 == 16) {
               job.End(absl::UnavailableError("Socket closed"));
               return;
             }
@@ -47,6 +55,7 @@ class Device {
       group_.SetServing(worker_, ScriptedWorker::Info());
     }
     group_.running();
+    group_.AtWork();
     group_.last_request_id();
     group_.SilentFor();
     group_.losses();

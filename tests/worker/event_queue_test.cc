@@ -67,6 +67,39 @@ TEST_F(EventQueueTest, APreviewBeforeATraceStaysBeforeIt) {
   EXPECT_FALSE(queue_.Take().has_value());
 }
 
+TEST_F(EventQueueTest, TellsThatTheRanksAreFreeWhereItWasTold) {
+  queue_.OnTrace(0, {});
+  queue_.OnRanksFree();
+  queue_.OnPhase(0, JobPhase::kEncode, 4);
+  EXPECT_TRUE(queue_.Take()->has_image_trace());
+  EXPECT_TRUE(queue_.Take()->has_ranks_free());
+  EXPECT_TRUE(queue_.Take()->has_step());
+  queue_.Close();
+  queue_.OnRanksFree();
+  EXPECT_FALSE(queue_.Take().has_value());
+}
+
+TEST_F(EventQueueTest, TheLastImageIsAwaitedUntilItWasTakenOrNobodyReads) {
+  for (const bool read : {true, false}) {
+    queue_.OnImage(ImageOf(0, 10));
+    std::atomic<bool> taken = false;
+    std::thread waiter([&] {
+      queue_.AwaitTaken();
+      taken = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    EXPECT_FALSE(taken);
+    if (read) {
+      while (queue_.Take().has_value()) {
+      }
+    } else {
+      queue_.Close();
+    }
+    waiter.join();
+    EXPECT_TRUE(taken);
+  }
+}
+
 TEST_F(EventQueueTest, AnImageIsAHeaderChunksAndItsFigures) {
   constexpr size_t kBytes = (size_t{256} << 10) * 2 + 5;
   queue_.OnImage(ImageOf(3, kBytes));

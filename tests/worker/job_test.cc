@@ -9,6 +9,7 @@
 
 #include "tests/worker/fake_group.h"
 #include "worker/digest.h"
+#include "worker/encoder.h"
 
 namespace patchflow {
 namespace {
@@ -114,6 +115,35 @@ TEST_F(JobTest, TheNextImageIsMadeWhileOneIsHandedOver) {
   };
   ASSERT_TRUE(Run(JobOfImages({0, 1})).ok());
   EXPECT_TRUE(saw_second);
+}
+
+TEST_F(JobTest, TheLastImageIsLeftWhenTheRanksAreIdle) {
+  Start({});
+  std::atomic<bool> take = false;
+  events_.on_image = [&](const FinishedImage& image) {
+    while (image.index == 3 && !take) std::this_thread::sleep_for(milliseconds(1));
+  };
+  Encoder encoder;
+  int awaited = 0;
+  const RanksEnd end = RunRanks(*group_, JobOfImages({1, 2, 3}), stop_.get_token(), events_,
+                                nullptr, encoder, [&] { ++awaited; });
+  EXPECT_TRUE(end.status.ok());
+  EXPECT_EQ(awaited, 1) << "for an earlier job's, before the first of this one is encoded";
+  EXPECT_EQ(events_.traces.size(), 3U);
+  ASSERT_TRUE(end.last_image);
+  take = true;
+  EXPECT_TRUE(end.last_image().ok());
+  EXPECT_EQ(events_.images.size(), 3U);
+}
+
+TEST_F(JobTest, NothingIsLeftOfAJobWithoutAnImage) {
+  Start({});
+  stop_.request_stop();
+  Encoder encoder;
+  const RanksEnd end = RunRanks(*group_, JobOfImages({0}), stop_.get_token(), events_, nullptr,
+                                encoder, [] { ADD_FAILURE() << "nothing is encoded"; });
+  EXPECT_TRUE(absl::IsCancelled(end.status));
+  EXPECT_FALSE(end.last_image);
 }
 
 TEST_F(JobTest, AStoppedJobIsCancelledAndStillHandsOverWhatWasMade) {

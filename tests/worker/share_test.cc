@@ -5,6 +5,7 @@
 #include <atomic>
 #include <barrier>
 #include <future>
+#include <limits>
 #include <map>
 #include <thread>
 
@@ -12,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "tests/worker/fake_group.h"
 #include "tests/worker/scratch.h"
+#include "worker/encoder.h"
 #include "worker/worker_service.h"
 
 namespace patchflow {
@@ -35,6 +37,7 @@ worker::v1::Ownership Owner(uint64_t epoch, const std::string& name = "front end
 // that the others have left waits here in vain: it throws after 5 s.
 class MeetingPlace {
  public:
+  std::atomic<bool> may_encode = true;
   void Arrive(int64_t step) {
     std::unique_lock lock(mutex_);
     ++arrived_[step];
@@ -94,6 +97,9 @@ class Share {
       loaded.offer.description = (*started)->description();
       loaded.offer.plan_digest = "plan";
       loaded.group = *std::move(started);
+      loaded.encoder = std::make_shared<Encoder>(EncoderOptions{.before = [&meeting] {
+        while (!meeting.may_encode) std::this_thread::sleep_for(milliseconds(1));
+      }});
       return loaded;
     };
     options.share = share;
@@ -193,16 +199,20 @@ class Share {
       const auto reader = stub_->Execute(own.get(), request);
       for (worker::v1::ExecuteResponse message; reader->Read(&message);) {
         outcome.images += message.has_image_done() ? 1 : 0;
+        if (message.has_ranks_free()) ++ranks_free_;
       }
       outcome.status = reader->Finish();
       return outcome;
     });
   }
 
+  // How often it was told, by all jobs.
+  int ranks_free() const { return ranks_free_; }
   const Place& place() const { return place_; }
   std::future<absl::Status> failure() { return failure_.get_future(); }
 
  private:
+  std::atomic<int> ranks_free_ = 0;
   Place place_;
   std::atomic<bool> failed_ = false;
   std::promise<absl::Status> failure_;
@@ -269,6 +279,25 @@ TEST_F(ShareTest, TheWorkerOfRankZeroSendsTheImages) {
   EXPECT_TRUE(followed.status.ok()) << followed.status.error_message();
   EXPECT_EQ(led.images, 2);
   EXPECT_EQ(followed.images, 0);
+}
+
+TEST_F(ShareTest, TheNextJobRunsOnAllWhileTheLastImageIsEncoded) {
+  JoinBoth();
+  meeting_.may_encode = false;
+  auto first = first_.Execute(owner_, 1);
+  EXPECT_TRUE(second_.Execute(owner_, 1).get().status.ok());
+  while (first_.ranks_free() == 0) std::this_thread::yield();
+  EXPECT_EQ(first_.Hold(owner_, 1), std::numeric_limits<int64_t>::max()) << "it can't be stopped";
+  first_.StopAt(owner_, 1, std::numeric_limits<int64_t>::max());
+  auto next = first_.Execute(owner_, 2);
+  EXPECT_TRUE(second_.Execute(owner_, 2).get().status.ok());
+  EXPECT_EQ(meeting_.steps(), 2 * kSteps);
+  meeting_.may_encode = true;
+  for (const Share::Outcome& outcome : {first.get(), next.get()}) {
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status.error_message();
+    EXPECT_EQ(outcome.images, 1);
+  }
+  EXPECT_EQ(second_.ranks_free(), 0) << "its calls ended";
 }
 
 TEST_F(ShareTest, AStaleOwnerIsRefused) {
