@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <utility>
@@ -105,9 +106,15 @@ class OneRankEngine final : public Engine {
   absl::StatusOr<Sampler> CheckRequest(const ImageRequest& request) const;
   absl::StatusOr<Generated> Make(const ImageRequest& request, const Sampler& sampler,
                                  RequestMonitor& monitor);
+  Prompt EncodePrompts(const ImageRequest& request);
+  // A row for each of the batch.
   Tensor Noise(const ImageRequest& request) const;
-  Tensor Decode(const Tensor& latents, int num_steps, RequestMonitor& monitor) const;
-  std::unique_ptr<LatentsView> ViewOf(const PreviewRequest& request, TokenGrid grid);
+  Tensor NoiseOf(uint64_t seed, const ImageRequest& request) const;
+  // Of all images, into `result`.
+  absl::Status Decode(const Tensor& latents, size_t images, int num_steps, RequestMonitor& monitor,
+                      Generated& result) const;
+  std::unique_ptr<LatentsView> ViewOf(const ImageRequest& request, TokenGrid grid);
+  std::unique_ptr<LatentsView> ViewOfOne(const PreviewRequest& request, TokenGrid grid);
 
   Parts parts_;
   std::shared_ptr<const LatentMap> latent_map_;  // From the first preview on.
@@ -122,6 +129,21 @@ absl::Status CheckSide(const char* field, int value_px, int multiple_px) {
                                                  kMaxSizePx));
 }
 
+absl::Status CheckPreview(const PreviewRequest& preview) {
+  if (preview.every_steps >= 0 && preview.max_edge_px >= 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("preview: every_steps ", preview.every_steps,
+                                                 " and max_edge_px ", preview.max_edge_px,
+                                                 " are not both 0 or more"));
+}
+
+absl::Status CheckBatch(const ImageRequest& request) {
+  const auto images = static_cast<int>(request.beside.size()) + 1;
+  if (request.batch_size >= images && request.batch_size <= kMaxBatchSize) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("batch_size: ", request.batch_size,
+                                                 " is not in 1 .. ", kMaxBatchSize,
+                                                 ", or below the number of images, ", images));
+}
+
 absl::StatusOr<Sampler> OneRankEngine::CheckRequest(const ImageRequest& request) const {
   const int multiple_px = parts_.description.size_multiple_px();
   std::vector<absl::Status> found = {CheckSide("width_px", request.width_px, multiple_px),
@@ -130,26 +152,44 @@ absl::StatusOr<Sampler> OneRankEngine::CheckRequest(const ImageRequest& request)
     found.push_back(absl::InvalidArgumentError(absl::StrCat(
         "guidance_scale: ", request.guidance_scale, " is not in 1 .. ", kMaxGuidanceScale)));
   }
-  if (request.preview.every_steps < 0 || request.preview.max_edge_px < 0) {
-    found.push_back(absl::InvalidArgumentError(
-        absl::StrCat("preview: every_steps ", request.preview.every_steps, " and max_edge_px ",
-                     request.preview.max_edge_px, " are not both 0 or more")));
-  }
+  found.push_back(CheckPreview(request.preview));
+  for (const BatchedImage& image : request.beside) found.push_back(CheckPreview(image.preview));
+  found.push_back(CheckBatch(request));
   absl::StatusOr<Sampler> sampler = Sampler::Make(request.scheduler, parts_.sampler, request.steps);
   found.push_back(sampler.status());
   if (const absl::Status status = Together(found); !status.ok()) return status;
   return sampler;
 }
 
+Prompt OneRankEngine::EncodePrompts(const ImageRequest& request) {
+  std::vector<PromptEncoder::Texts> texts = {{request.prompt, request.negative_prompt}};
+  for (const BatchedImage& image : request.beside) {
+    texts.push_back({image.prompt, image.negative_prompt});
+  }
+  while (texts.size() < static_cast<size_t>(request.batch_size)) {
+    texts.push_back({request.prompt, request.negative_prompt});
+  }
+  return parts_.prompts->Encode(texts, /*positive_only=*/request.guidance_scale == 1);
+}
+
 Tensor OneRankEngine::Noise(const ImageRequest& request) const {
+  if (request.batch_size == 1) return NoiseOf(request.seed, request);
+  std::vector<Tensor> rows = {NoiseOf(request.seed, request)};
+  for (const BatchedImage& image : request.beside) rows.push_back(NoiseOf(image.seed, request));
+  rows.resize(static_cast<size_t>(request.batch_size), rows.front());
+  return at::cat(rows);
+}
+
+Tensor OneRankEngine::NoiseOf(uint64_t seed, const ImageRequest& request) const {
   const int scale = parts_.description.vae.scale_factor;
   return at::randn({1, parts_.description.transformer.latent_channels, request.height_px / scale,
                     request.width_px / scale},
-                   at::detail::createCPUGenerator(request.seed), at::TensorOptions(at::kFloat))
+                   at::detail::createCPUGenerator(seed), at::TensorOptions(at::kFloat))
       .to(parts_.options.device);
 }
 
-Tensor OneRankEngine::Decode(const Tensor& latents, int num_steps, RequestMonitor& monitor) const {
+absl::Status OneRankEngine::Decode(const Tensor& latents, size_t images, int num_steps,
+                                   RequestMonitor& monitor, Generated& result) const {
   int tile = num_steps;
   StepFence fence(parts_.options.device);
   const auto tile_done = [&] {
@@ -157,11 +197,40 @@ Tensor OneRankEngine::Decode(const Tensor& latents, int num_steps, RequestMonito
     fence.Wait(++tile);  // For the tile before the last one: the device always has work.
     if (!monitor.Continue(tile)) throw Cancelled();
   };
-  if (parts_.ports.decode) return parts_.ports.decode(*parts_.vae, latents, tile_done);
-  return DecodeWhole(*parts_.vae, latents, tile_done);
+  for (size_t n = 0; n < images; ++n) {
+    const Tensor own = latents.narrow(0, static_cast<int64_t>(n), 1);
+    const Tensor pixels = parts_.ports.decode ? parts_.ports.decode(*parts_.vae, own, tile_done)
+                                              : DecodeWhole(*parts_.vae, own, tile_done);
+    if (!pixels.defined()) continue;
+    std::optional<Image> image = ImageFromTensor(pixels.squeeze(0));
+    if (!image.has_value()) {
+      return WithEngineReason(absl::InternalError("the pixels are not finite"),
+                              "NON_FINITE_OUTPUT");
+    }
+    if (n == 0) {
+      result.image = *std::move(image);
+    } else {
+      result.beside.push_back(*std::move(image));
+    }
+  }
+  return absl::OkStatus();
 }
 
-std::unique_ptr<LatentsView> OneRankEngine::ViewOf(const PreviewRequest& request, TokenGrid grid) {
+std::unique_ptr<LatentsView> OneRankEngine::ViewOf(const ImageRequest& request, TokenGrid grid) {
+  std::unique_ptr<LatentsView> first = ViewOfOne(request.preview, grid);
+  if (request.beside.empty() && request.batch_size == 1) return first;
+  std::vector<std::unique_ptr<LatentsView>> views;
+  views.push_back(std::move(first));
+  for (const BatchedImage& image : request.beside) {
+    views.push_back(ViewOfOne(image.preview, grid));
+  }
+  const bool nobody =
+      std::all_of(views.begin(), views.end(), [](const auto& view) { return view == nullptr; });
+  return nobody ? nullptr : std::make_unique<BatchView>(std::move(views));
+}
+
+std::unique_ptr<LatentsView> OneRankEngine::ViewOfOne(const PreviewRequest& request,
+                                                      TokenGrid grid) {
   if (request.every_steps == 0) return nullptr;
   if (parts_.ports.shows_previews && latent_map_ == nullptr) {
     latent_map_ = std::make_shared<const LatentMap>(FitLatentMap(*parts_.vae));
@@ -179,14 +248,13 @@ absl::StatusOr<Generated> OneRankEngine::Make(const ImageRequest& request, const
   Stopwatch watch(device);
 
   monitor.Enter(Phase::kText);
-  const Prompt prompts = parts_.prompts->Encode(request.prompt, request.negative_prompt,
-                                                /*positive_only=*/request.guidance_scale == 1);
+  const Prompt prompts = EncodePrompts(request);
   result.times.text = watch.Lap();
 
   monitor.Enter(Phase::kDenoise);
   const Tensor noise = Noise(request);
   const TokenGrid grid{.h = noise.size(2) / patch_size, .w = noise.size(3) / patch_size};
-  const std::unique_ptr<LatentsView> view = ViewOf(request.preview, grid);
+  const std::unique_ptr<LatentsView> view = ViewOf(request, grid);
   StepClock clock(device, sampler.num_steps(), monitor);
   const Tensor latents =
       Unpatchify(parts_.denoiser->Denoise({.noise_NSC = Patchify(noise, patch_size),
@@ -197,7 +265,7 @@ absl::StatusOr<Generated> OneRankEngine::Make(const ImageRequest& request, const
                                            .view = view.get()},
                                           clock),
                  grid, patch_size);
-  const bool finite = at::isfinite(latents).all().item<bool>();
+  const bool finite = at::isfinite(latents).all().item<bool>();  // One image fails its batch.
   result.times.denoise = watch.Lap();
   if (!finite) {
     return WithEngineReason(absl::InternalError("the final latents are not finite"),
@@ -206,14 +274,9 @@ absl::StatusOr<Generated> OneRankEngine::Make(const ImageRequest& request, const
   result.step_times = clock.Times();
 
   monitor.Enter(Phase::kDecode);
-  const Tensor pixels = Decode(latents, sampler.num_steps(), monitor);
-  if (pixels.defined()) {
-    result.image = ImageFromTensor(pixels.squeeze(0));
-    if (!result.image.has_value()) {
-      return WithEngineReason(absl::InternalError("the pixels are not finite"),
-                              "NON_FINITE_OUTPUT");
-    }
-  }
+  const absl::Status decoded =
+      Decode(latents, request.beside.size() + 1, sampler.num_steps(), monitor, result);
+  if (!decoded.ok()) return decoded;
   result.times.decode = watch.Lap();
   result.peak_memory_bytes = MemoryOf(device).peak_bytes;
   return result;

@@ -26,6 +26,16 @@ inline constexpr int kMaxSizePx = 8192;  // A side.
 inline constexpr int kMaxSteps = 1000;
 inline constexpr double kMaxGuidanceScale = 50;
 
+inline constexpr int kMaxBatchSize = 16;
+
+// What an image of a batch does not share with the others.
+struct BatchedImage {
+  std::string prompt;
+  std::string negative_prompt;
+  uint64_t seed = 0;
+  PreviewRequest preview = {};
+};
+
 struct ImageRequest {
   std::string prompt;           // Valid UTF-8.
   std::string negative_prompt;  // Empty is the unconditional prompt.
@@ -36,6 +46,12 @@ struct ImageRequest {
   std::string scheduler;        // A name of Sampler::Names().
   uint64_t seed = 0;            // Of this very image: the caller adds the image index.
   PreviewRequest preview = {};  // Changes nothing of the image.
+  // More images, made in the same pass over the network. Decoded one after the other.
+  std::vector<BatchedImage> beside = {};
+  // Rows of that pass, 1 .. kMaxBatchSize. Those without an image of their own repeat the first
+  // one, for nothing but this: the bytes of an image depend on how many rows there are, and not on
+  // what is in the others, nor on which of them is its own.
+  int batch_size = 1;
 };
 
 enum class Phase { kText, kDenoise, kDecode };
@@ -60,6 +76,7 @@ struct PhaseTimes {
 
 struct Generated {
   std::optional<Image> image;  // On the rank that returns images; nothing on the others.
+  std::vector<Image> beside;   // There, too: those of ImageRequest::beside.
   PhaseTimes times;
   std::vector<absl::Duration> step_times;  // Of every step, by the device's clock.
   int64_t peak_memory_bytes = 0;  // Of this rank's device since the request began. 0 on CPUs.

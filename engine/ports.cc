@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "engine/attention.h"
+#include "engine/by_image.h"
 
 namespace patchflow {
 
@@ -24,8 +25,10 @@ Tensor LocalGuidance::Combine(const Tensor& eps_BSC) {
   if (scale_ == 1) {
     return eps_BSC;
   }
-  const auto branches = eps_BSC.to(at::kFloat).chunk(2);
-  return at::add(branches[0], branches[1] - branches[0], scale_);
+  return ByImage(eps_BSC.size(0) / 2, eps_BSC, [this](const Tensor& both_BSC, int64_t /*n*/) {
+    const auto branches = both_BSC.to(at::kFloat).chunk(2);
+    return at::add(branches[0], branches[1] - branches[0], scale_);
+  });
 }
 
 }  // namespace patchflow

@@ -32,6 +32,7 @@ struct AttentionInput {
                    // product are legal.
   Tensor k_BSHD;
   Tensor v_BSHD;
+  int64_t images = 1;  // Of the batch: row b * images + n is of branch b of image n.
 };
 
 // Needs other tokens.

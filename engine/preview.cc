@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <memory>
 #include <span>
 
@@ -74,6 +75,22 @@ void PreviewView::Show(int steps_done, const Tensor& x0_NSC) {
                  max_edge_px = request_.max_edge_px, copy = std::make_shared<HostCopy>(x0_NSC[0])] {
                   return DrawLatents(*map, {copy->Wait(), grid, patch_size}, max_edge_px);
                 });
+}
+
+bool BatchView::Wants(int steps_done) const {
+  return std::any_of(images_.begin(), images_.end(), [&](const auto& image) {
+    return image != nullptr && image->Wants(steps_done);
+  });
+}
+
+void BatchView::Show(int steps_done, const Tensor& x0_NSC) {
+  int64_t row = 0;
+  for (const auto& image : images_) {
+    if (image != nullptr && image->Wants(steps_done)) {
+      image->Show(steps_done, x0_NSC.narrow(0, row, 1));
+    }
+    ++row;
+  }
 }
 
 }  // namespace patchflow

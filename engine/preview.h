@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "engine/denoiser.h"
 #include "engine/image/image.h"
@@ -33,7 +34,7 @@ class PreviewView final : public LatentsView {
       : request_(request), map_(std::move(map)), grid_(grid), patch_size_(patch_size) {}
 
   bool Wants(int steps_done) const override { return steps_done % request_.every_steps == 0; }
-  // Of the first image of the batch. Enqueues a copy to the host; what it costs the host is the
+  // Of one image, [1, S, C]. Enqueues a copy to the host; what it costs the host is the
   // allocation, which the first of a size makes slow on GPUs (pinning: below a millisecond).
   void Show(int steps_done, const Tensor& x0_NSC) override;
 
@@ -42,6 +43,18 @@ class PreviewView final : public LatentsView {
   const std::shared_ptr<const LatentMap> map_;
   const TokenGrid grid_;
   const int patch_size_;
+};
+
+// Previews of a batch: row n is shown to images[n], which may be nullptr.
+class BatchView final : public LatentsView {
+ public:
+  explicit BatchView(std::vector<std::unique_ptr<LatentsView>> images)
+      : images_(std::move(images)) {}
+  bool Wants(int steps_done) const override;
+  void Show(int steps_done, const Tensor& x0_NSC) override;
+
+ private:
+  const std::vector<std::unique_ptr<LatentsView>> images_;
 };
 
 }  // namespace patchflow

@@ -21,13 +21,24 @@ PromptEncoder::PromptEncoder(std::unique_ptr<Tokenizer> tokenizer,
       max_tokens_(max_tokens),
       device_(device) {}
 
-Prompt PromptEncoder::Encode(const std::string& positive, const std::string& negative,
-                             bool positive_only) {
-  if (positive_only) return EncodeOne(positive);
-  const Prompt without = EncodeOne(negative);
-  const Prompt with = EncodeOne(positive);
-  return {.text_BLD = at::cat({without.text_BLD, with.text_BLD}),
-          .mask_BL = at::cat({without.mask_BL, with.mask_BL})};
+Prompt PromptEncoder::Encode(const std::vector<Texts>& images, bool positive_only) {
+  std::vector<Tensor> texts_BLD;
+  std::vector<Tensor> masks_BL;
+  const auto add = [&](const std::string& text) {
+    const Prompt one = EncodeOne(text);
+    texts_BLD.push_back(one.text_BLD);
+    masks_BL.push_back(one.mask_BL);
+  };
+  for (const Texts& image : images) {
+    if (!positive_only) add(image.negative);
+  }
+  for (const Texts& image : images) add(image.positive);
+  const auto rows = [](const std::vector<Tensor>& all) {
+    return all.size() == 1 ? all.front() : at::cat(all);
+  };
+  return {.text_BLD = rows(texts_BLD),
+          .mask_BL = rows(masks_BL),
+          .images = static_cast<int64_t>(images.size())};
 }
 
 Prompt PromptEncoder::EncodeOne(const std::string& text) {

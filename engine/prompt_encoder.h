@@ -6,6 +6,7 @@
 #include <list>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "engine/ports.h"
 #include "engine/text/text_encoder.h"
@@ -23,9 +24,13 @@ class PromptEncoder {
   PromptEncoder(std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<TextEncoder> encoder,
                 PartialSum& tensor_axis, int max_tokens, at::Device device);
 
-  // Rows [negative, positive], or the positive one alone with `positive_only`. Collective of the
-  // tensor axis.
-  Prompt Encode(const std::string& positive, const std::string& negative, bool positive_only);
+  struct Texts {
+    const std::string& positive;
+    const std::string& negative;
+  };
+  // Of a batch: all negative rows, then all positive ones, or these alone with `positive_only`.
+  // Collective of the tensor axis.
+  Prompt Encode(const std::vector<Texts>& images, bool positive_only);
 
  private:
   static constexpr size_t kKept = 8;

@@ -107,8 +107,26 @@ Tensor Sampler::ScaleInput(const Tensor& step, const Tensor& x_NSC) const {
   return x_NSC * at::index_select(table_, 0, step).select(1, 0);
 }
 
+// See ByImage().
 Tensor Sampler::Step(const Tensor& step, const Tensor& x_NSC, const Tensor& eps_NSC,
                      SamplerState& state) const {
+  const int64_t images = x_NSC.size(0);
+  if (images == 1 || !x_NSC.is_cpu()) return StepTogether(step, x_NSC, eps_NSC, state);
+  std::vector<Tensor> next;
+  std::vector<Tensor> x0;
+  for (int64_t n = 0; n < images; ++n) {
+    const auto own = [n](const Tensor& all) { return all.narrow(0, n, 1); };
+    SamplerState of_one;
+    if (state.previous_x0_NSC.defined()) of_one.previous_x0_NSC = own(state.previous_x0_NSC);
+    next.push_back(StepTogether(step, own(x_NSC), own(eps_NSC), of_one));
+    if (of_one.previous_x0_NSC.defined()) x0.push_back(of_one.previous_x0_NSC);
+  }
+  if (!state.previous_x0_NSC.defined() && !x0.empty()) state.previous_x0_NSC = at::cat(x0);
+  return at::cat(next);
+}
+
+Tensor Sampler::StepTogether(const Tensor& step, const Tensor& x_NSC, const Tensor& eps_NSC,
+                             SamplerState& state) const {
   const std::vector<Tensor> row = at::index_select(table_, 0, step).unbind(1);
   const Tensor x0_NSC = at::mul(x_NSC, row[1]).addcmul_(eps_NSC.to(at::kFloat), row[2]);
   Tensor next_NSC = at::mul(x_NSC, row[3]).addcmul_(x0_NSC, row[4]);

@@ -75,6 +75,7 @@ class Sampler {
   // x of the next step; `state` becomes that of the next step (in place if already allocated, so
   // that its memory is stable under a CUDA graph; zeros serve the first step as well as an
   // undefined state).
+  // The images of a batch are stepped as each would be alone, to the bit.
   Tensor Step(const Tensor& step, const Tensor& x_NSC, const Tensor& eps_NSC,
               SamplerState& state) const;
 
@@ -84,6 +85,9 @@ class Sampler {
   void CopyTable(const Sampler& other);
 
  private:
+  Tensor StepTogether(const Tensor& step, const Tensor& x_NSC, const Tensor& eps_NSC,
+                      SamplerState& state) const;
+
   std::vector<double> timesteps_;
   double initial_noise_scale_ = 1;
   bool scales_input_ = false;

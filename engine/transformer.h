@@ -45,8 +45,9 @@ struct TokenGrid {
 };
 
 struct Prompt {
-  Tensor text_BLD;  // Text encoder output, a row per branch (and image) held here.
-  Tensor mask_BL;   // int64 or bool, 1 for real tokens.
+  Tensor text_BLD;     // Text encoder output, a row per branch (and image) held here.
+  Tensor mask_BL;      // int64 or bool, 1 for real tokens.
+  int64_t images = 1;  // Row b * images + n is of branch b of image n.
 };
 
 // Everything of a request that does not change from step to step, made once by

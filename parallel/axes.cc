@@ -20,7 +20,7 @@ std::unique_ptr<Guidance> MakeGuidance(const Mesh& mesh, double scale) {
 }
 
 Prompt BranchesOf(const Prompt& prompts, const Guidance& guidance) {
-  return {guidance.Branches(prompts.text_BLD), guidance.Branches(prompts.mask_BL)};
+  return {guidance.Branches(prompts.text_BLD), guidance.Branches(prompts.mask_BL), prompts.images};
 }
 
 }  // namespace patchflow

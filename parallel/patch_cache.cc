@@ -26,7 +26,7 @@ Tensor PatchCache::Attend(const AttentionInput& in) {
   }
   Write(cache, 0, in.k_BSHD, patch);
   Write(cache, 1, in.v_BSHD, patch);
-  return inner_.Attend({in.block, in.span, in.q_BSHD, cache[0], cache[1]});
+  return inner_.Attend({in.block, in.span, in.q_BSHD, cache[0], cache[1], in.images});
 }
 
 Tensor PatchCache::Allocate(const AttentionInput& in) const {

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <vector>
+
 #include "engine/attention.h"
 
 namespace patchflow {
@@ -23,11 +25,39 @@ void Merge(Merged& merged, const AttentionPart& part) {
   merged.lse_BHS = at::logaddexp(merged.lse_BHS, part.lse_BHS);
 }
 
+// Merges each image of a batch as if it were alone. See ByImage().
+class Merging {
+ public:
+  Merging(const Tensor& like, int64_t images) : merged_(like.is_cpu() ? images : 1) {}
+
+  void Add(const AttentionPart& part) {
+    if (merged_.size() == 1) return Merge(merged_[0], part);
+    for (int64_t n = 0; n < images(); ++n) {
+      Merge(merged_[n], {Of(n, part.o_BSHD), Of(n, part.lse_BHS)});
+    }
+  }
+
+  Tensor Result() const {
+    if (merged_.size() == 1) return merged_[0].o_BSHD;
+    std::vector<Tensor> parts;
+    for (const Merged& one : merged_) parts.push_back(one.o_BSHD);
+    return at::stack(parts, 1).flatten(0, 1);
+  }
+
+ private:
+  int64_t images() const { return static_cast<int64_t>(merged_.size()); }
+  Tensor Of(int64_t n, const Tensor& x_B) const {
+    return x_B.unflatten(0, {-1, images()}).select(1, n).contiguous();
+  }
+
+  std::vector<Merged> merged_;  // By image.
+};
+
 }  // namespace
 
 Tensor RingAttention::Attend(const AttentionInput& in) {
   KeysAndValues held = {in.k_BSHD.contiguous(), in.v_BSHD.contiguous()};
-  Merged merged;
+  Merging merging(in.q_BSHD, in.images);
   for (int hop = 0; hop < axis_.size(); ++hop) {
     KeysAndValues next;
     Pending arrival;
@@ -35,11 +65,11 @@ Tensor RingAttention::Attend(const AttentionInput& in) {
       next = Allocate(held, hop + 1);
       arrival = PassOn(held, next);
     }
-    Merge(merged, SdpaWithLse(in.q_BSHD, held.k_BTHD, held.v_BTHD));
+    merging.Add(SdpaWithLse(in.q_BSHD, held.k_BTHD, held.v_BTHD));
     arrival.Wait();
     held = next;
   }
-  return merged.o_BSHD.to(in.q_BSHD.scalar_type());
+  return merging.Result().to(in.q_BSHD.scalar_type());
 }
 
 RingAttention::KeysAndValues RingAttention::Allocate(const KeysAndValues& like, int hops) const {

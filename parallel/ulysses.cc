@@ -20,7 +20,7 @@ int64_t Longest(const std::vector<TokenSpan>& spans) {
 Tensor UlyssesAttention::Attend(const AttentionInput& in) {
   const auto spans = plan_.Counterparts(rank_, in.span, first_, axis_.size());
   const auto qkv = ToHeads({in.q_BSHD, in.k_BSHD, in.v_BSHD}, spans);
-  return ToTokens(inner_.Attend({in.block, in.span, qkv[0], qkv[1], qkv[2]}), spans);
+  return ToTokens(inner_.Attend({in.block, in.span, qkv[0], qkv[1], qkv[2], in.images}), spans);
 }
 
 std::vector<Tensor> UlyssesAttention::ToHeads(const std::vector<Tensor>& parts_BSHD,

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/attention.h"
+#include "engine/by_image.h"
 #include "engine/models/pixart_conditioning.h"
 #include "engine/models/pixart_config.h"
 #include "engine/models/pixart_layers.h"
@@ -86,6 +87,13 @@ Tensor ReadTable(WeightReader& reader, int64_t rows, int64_t width,
   return table;
 }
 
+Prompt OfImage(const Prompt& prompt, int64_t n) {
+  const auto rows = [&](const Tensor& all) {
+    return all.unflatten(0, {-1, prompt.images}).select(1, n);
+  };
+  return {rows(prompt.text_BLD), rows(prompt.mask_BL)};
+}
+
 // Padding that no row looks at is left out where that costs no wait: on CPUs. Its weight is exactly
 // 0.
 Prompt WithoutSharedPadding(const Prompt& prompt) {
@@ -122,8 +130,11 @@ class PixArt final : public Transformer {
   std::vector<BlockModulation> ModulationsOf(BlockRange range, const StepContext& context) const;
   // Without the layer behind it.
   Tensor SelfAttentionOf(int index, const Tensor& qkv_BSO, const StepContext& context) const;
-  // With it, and added to h in its memory.
+  // With it, and added to h, which may be in its memory.
   Tensor AddTextAttention(int index, const Tensor& h_BSE, const StepContext& context) const;
+  Tensor AddAttentionTo(const PixArtText& text, int index, const Tensor& h_BSE,
+                        PartialSum& tensor_axis) const;
+  PixArtText TextOf(const Prompt& prompt) const;
 
   PixArtConfig config_;
   BlockRange held_;
@@ -220,32 +231,49 @@ std::unique_ptr<Conditioning> PixArt::Prepare(const Prompt& prompt, TokenGrid gr
                                               const std::vector<double>& timesteps,
                                               const Tensor& token_order) const {
   auto out = std::make_unique<PixArtConditioning>();
-  const auto [text_BLD, mask_BL] = WithoutSharedPadding(prompt);
   const int64_t width = config_.common.width();
   const Tensor positions =
       PixArtPositions(grid, width, config_.base_grid, config_.interpolation_scale, device_);
   out->positions_SE =
       token_order.defined() ? positions.index_select(0, token_order.to(device_)) : positions;
   timestep_layers_.Apply(timesteps, grid, *out);
-  const Tensor keep_BL = mask_BL.to(device_).to(dtype_);
-  out->bias_B11L = AlignBias(at::rsub(keep_BL, 1).mul_(kMaskedBias).unsqueeze(1).unsqueeze(1));
+  out->images = prompt.images;
+  if (prompt.images == 1 || !device_.is_cpu()) {
+    out->texts.push_back(TextOf(prompt));
+    return out;
+  }
+  for (int64_t n = 0; n < prompt.images; ++n) {
+    out->texts.push_back(TextOf(OfImage(prompt, n)));
+  }
+  return out;
+}
+
+PixArtText PixArt::TextOf(const Prompt& prompt) const {
+  PixArtText out;
+  const Prompt used = WithoutSharedPadding(prompt);
+  const Tensor keep_BL = used.mask_BL.to(device_).to(dtype_);
+  out.bias_B11L = AlignBias(at::rsub(keep_BL, 1).mul_(kMaskedBias).unsqueeze(1).unsqueeze(1));
   const Tensor text_BLE =
-      caption_down_(layers_->Gelu(caption_up_, text_BLD.to(device_).to(dtype_)));
+      caption_down_(layers_->Gelu(caption_up_, used.text_BLD.to(device_).to(dtype_)));
   for (const Block& block : blocks_) {
-    out->kv_BL2HD.push_back(block.cross_kv(text_BLE).view(
+    out.kv_BL2HD.push_back(block.cross_kv(text_BLE).view(
         {text_BLE.size(0), text_BLE.size(1), 2, heads_, config_.common.head_size}));
     FoldedText folded =
-        layers_->Fold(block.cross_q, block.cross_out, out->kv_BL2HD.back(), out->bias_B11L);
-    if (folded.defined()) out->folded.push_back(std::move(folded));
+        layers_->Fold(block.cross_q, block.cross_out, out.kv_BL2HD.back(), out.bias_B11L);
+    if (folded.defined()) out.folded.push_back(std::move(folded));
   }
   return out;
 }
 
 Tensor PixArt::Embed(const Tensor& x_BSC, const StepContext& context) const {
   const PixArtConditioning& conditioning = ConditioningOf(context);
-  Tensor h_BSE = embed_(x_BSC.to(dtype_));
-  // In place: added in float32, rounded once.
-  return h_BSE.add_(conditioning.positions_SE.narrow(0, context.span.begin, context.span.size()));
+  const Tensor positions_SE =
+      conditioning.positions_SE.narrow(0, context.span.begin, context.span.size());
+  return ByImage(conditioning.images, x_BSC, [&](const Tensor& own_BSC, int64_t /*n*/) {
+    Tensor h_BSE = embed_(own_BSC.to(dtype_));
+    // In place: added in float32, rounded once.
+    return h_BSE.add_(positions_SE);
+  });
 }
 
 std::vector<BlockModulation> PixArt::ModulationsOf(BlockRange range,
@@ -268,22 +296,31 @@ Tensor PixArt::SelfAttentionOf(int index, const Tensor& qkv_BSO, const StepConte
   const std::vector<Tensor> qkv =
       qkv_BSO.view({qkv_BSO.size(0), qkv_BSO.size(1), 3, heads_, config_.common.head_size})
           .unbind(2);
-  return context.attention.Attend({index, context.span, qkv[0], qkv[1], qkv[2]}).flatten(2);
+  return context.attention
+      .Attend({index, context.span, qkv[0], qkv[1], qkv[2], ConditioningOf(context).images})
+      .flatten(2);
 }
 
 Tensor PixArt::AddTextAttention(int index, const Tensor& h_BSE, const StepContext& context) const {
   const PixArtConditioning& conditioning = ConditioningOf(context);
+  return ByImage(conditioning.images, h_BSE, [&](const Tensor& own_BSE, int64_t n) {
+    return AddAttentionTo(conditioning.texts[n], index, own_BSE, context.tensor_axis);
+  });
+}
+
+Tensor PixArt::AddAttentionTo(const PixArtText& text, int index, const Tensor& h_BSE,
+                              PartialSum& tensor_axis) const {
   const size_t held = index - held_.begin;
-  if (!conditioning.folded.empty()) {
-    return layers_->AttendFolded(h_BSE, conditioning.folded[held], context.tensor_axis);
+  if (!text.folded.empty()) {
+    return layers_->AttendFolded(h_BSE, text.folded[held], tensor_axis);
   }
   const Block& block = blocks_[held];
-  const Tensor& kv_BL2HD = conditioning.kv_BL2HD[held];
+  const Tensor& kv_BL2HD = text.kv_BL2HD[held];
   const Tensor q_BSHD = layers_->Product(block.cross_q, h_BSE)
                             .view({h_BSE.size(0), h_BSE.size(1), heads_, config_.common.head_size});
   const Tensor x_BSI =
-      Sdpa(q_BSHD, kv_BL2HD.select(2, 0), kv_BL2HD.select(2, 1), conditioning.bias_B11L).flatten(2);
-  return layers_->Residual(h_BSE, block.cross_out, x_BSI, {}, context.tensor_axis, SumInto::kSame);
+      Sdpa(q_BSHD, kv_BL2HD.select(2, 0), kv_BL2HD.select(2, 1), text.bias_B11L).flatten(2);
+  return layers_->Residual(h_BSE, block.cross_out, x_BSI, {}, tensor_axis, SumInto::kSame);
 }
 
 Tensor PixArt::RunBlocks(BlockRange range, Tensor h_BSE, const StepContext& context) const {
@@ -313,8 +350,10 @@ Tensor PixArt::Project(const Tensor& h_BSE, const StepContext& context) const {
       (final_table_2E_ + at::index_select(conditioning.embedded_TE, 0, context.step))
           .to(dtype_)
           .unbind(0);
-  return project_(at::layer_norm(h_BSE, {config_.common.width()}, shift_scale[1], shift_scale[0],
-                                 kFinalNormEps));
+  return ByImage(conditioning.images, h_BSE, [&](const Tensor& own_BSE, int64_t /*n*/) {
+    return project_(at::layer_norm(own_BSE, {config_.common.width()}, shift_scale[1],
+                                   shift_scale[0], kFinalNormEps));
+  });
 }
 
 }  // namespace

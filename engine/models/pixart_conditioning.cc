@@ -39,14 +39,38 @@ SinusoidEmbedder ReadEmbedder(WeightReader reader, int64_t width) {
 
 }  // namespace
 
-std::vector<Tensor> PixArtConditioning::tensors() const {
-  std::vector<Tensor> all = {positions_SE, modulation_TM, embedded_TE, bias_B11L};
+void PixArtText::AddTensors(std::vector<Tensor>& all) const {
+  all.push_back(bias_B11L);
   all.insert(all.end(), kv_BL2HD.begin(), kv_BL2HD.end());
   for (const FoldedText& text : folded) {
     for (size_t b = 0; b < text.scores.size(); ++b) {
       all.insert(all.end(), {text.scores[b].panels.elements, text.scores[b].bias_O,
                              text.values[b].panels.elements});
     }
+  }
+}
+
+PixArtText PixArtText::Clone() const {
+  PixArtText copy;
+  copy.bias_B11L = bias_B11L.clone();
+  for (const Tensor& kv : kv_BL2HD) {
+    copy.kv_BL2HD.push_back(kv.clone());
+  }
+  copy.folded = folded;
+  for (FoldedText& text : copy.folded) {
+    for (size_t b = 0; b < text.scores.size(); ++b) {
+      text.scores[b].panels.elements = text.scores[b].panels.elements.clone();
+      text.scores[b].bias_O = text.scores[b].bias_O.clone();
+      text.values[b].panels.elements = text.values[b].panels.elements.clone();
+    }
+  }
+  return copy;
+}
+
+std::vector<Tensor> PixArtConditioning::tensors() const {
+  std::vector<Tensor> all = {positions_SE, modulation_TM, embedded_TE};
+  for (const PixArtText& text : texts) {
+    text.AddTensors(all);
   }
   return all;
 }
@@ -56,17 +80,9 @@ std::unique_ptr<Conditioning> PixArtConditioning::Clone() const {
   copy->positions_SE = positions_SE.clone();
   copy->modulation_TM = modulation_TM.clone();
   copy->embedded_TE = embedded_TE.clone();
-  copy->bias_B11L = bias_B11L.clone();
-  for (const Tensor& kv : kv_BL2HD) {
-    copy->kv_BL2HD.push_back(kv.clone());
-  }
-  copy->folded = folded;
-  for (FoldedText& text : copy->folded) {
-    for (size_t b = 0; b < text.scores.size(); ++b) {
-      text.scores[b].panels.elements = text.scores[b].panels.elements.clone();
-      text.scores[b].bias_O = text.scores[b].bias_O.clone();
-      text.values[b].panels.elements = text.values[b].panels.elements.clone();
-    }
+  copy->images = images;
+  for (const PixArtText& text : texts) {
+    copy->texts.push_back(text.Clone());
   }
   return copy;
 }

@@ -14,15 +14,26 @@
 
 namespace patchflow {
 
-// T: steps, rounded up to whole multiples of 64 so that requests of different steps have the same
-// shapes.
-struct PixArtConditioning final : Conditioning {
-  Tensor positions_SE;             // float32, in the denoiser's order of tokens.
-  Tensor modulation_TM;            // float32, 6 E columns: what every block adds to its own table.
-  Tensor embedded_TE;              // float32: what the final layer adds to its table.
+// What cross-attention takes of some rows' prompts.
+struct PixArtText {
   Tensor bias_B11L;                // Compute dtype, aligned: 0, or -10000 for padding.
   std::vector<Tensor> kv_BL2HD;    // Of the blocks held here, in order.
   std::vector<FoldedText> folded;  // Of the blocks held here, in place of kv; or none.
+
+  void AddTensors(std::vector<Tensor>& all) const;
+  PixArtText Clone() const;
+};
+
+// T: steps, rounded up to whole multiples of 64 so that requests of different steps have the same
+// shapes.
+struct PixArtConditioning final : Conditioning {
+  Tensor positions_SE;   // float32, in the denoiser's order of tokens.
+  Tensor modulation_TM;  // float32, 6 E columns: what every block adds to its own table.
+  Tensor embedded_TE;    // float32: what the final layer adds to its table.
+  int64_t images = 1;
+  // On CPUs of each image of the batch, in the length that its own prompt has, so that it depends
+  // on no other; elsewhere one of all rows.
+  std::vector<PixArtText> texts;
 
   std::vector<Tensor> tensors() const override;
   std::unique_ptr<Conditioning> Clone() const override;

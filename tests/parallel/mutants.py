@@ -54,10 +54,10 @@ MUTANTS = {
         ["distrifusion", "ulysses"]),
     "pipefusion: use one's own stale keys": (
         "patch_cache.cc", "  Write(cache, 0, in.k_BSHD, patch);\n  Write(cache, 1, in.v_BSHD, patch);\n"
-        "  return inner_.Attend({in.block, in.span, in.q_BSHD, cache[0], cache[1]});",
+        "  return inner_.Attend({in.block, in.span, in.q_BSHD, cache[0], cache[1], in.images});",
         "  if (patch < 0 || plan_.patches() == 1) {\n    Write(cache, 0, in.k_BSHD, patch);\n"
         "    Write(cache, 1, in.v_BSHD, patch);\n  }\n"
-        "  Tensor o = inner_.Attend({in.block, in.span, in.q_BSHD, cache[0], cache[1]});\n"
+        "  Tensor o = inner_.Attend({in.block, in.span, in.q_BSHD, cache[0], cache[1], in.images});\n"
         "  Write(cache, 0, in.k_BSHD, patch);\n  Write(cache, 1, in.v_BSHD, patch);\n  return o;", ["pipefusion"]),
     "pipefusion: share the sampler's history": (
         "pipefusion.cc", "patch.state.previous_x0_NSC.copy_(part(whole_.state.previous_x0_NSC));",
