@@ -63,12 +63,20 @@ class FakeEngine final : public Engine {
     Generated result;
     result.peak_memory_bytes = 100 + options_.rank;
     if (options_.rank == 0) {
-      result.image = Image{request.width_px, request.height_px, {}};
-      result.image->pixels.resize(size_t{3} * request.width_px * request.height_px,
-                                  static_cast<uint8_t>(request.seed));
+      result.image = ImageOf(request, request.seed);
+      for (const BatchedImage& image : request.beside) {
+        result.beside.push_back(ImageOf(request, image.seed));
+      }
     }
     result.step_times.resize(request.steps, absl::FromChrono(options_.step));
     return result;
+  }
+
+  static Image ImageOf(const ImageRequest& request, uint64_t seed) {
+    Image image{request.width_px, request.height_px, {}};
+    image.pixels.resize(size_t{3} * request.width_px * request.height_px,
+                        static_cast<uint8_t>(seed));
+    return image;
   }
 
   FakeEngineOptions options_;

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "tests/parallel/run_ranks.h"
 #include "worker/placed_engine.h"
@@ -34,22 +35,30 @@ inline ImageRequest RequestOf(int size_px, int steps) {
   return request;
 }
 
-// By all ranks of the layout; rank 0's, which alone has one.
-inline Image MakeImage(const std::string& layout_text, const ImageRequest& request) {
+// By all ranks of the layout; rank 0's, which alone has any: the request's own, then those beside.
+inline std::vector<Image> MakeImages(const std::string& layout_text, const ImageRequest& request) {
   const Layout layout = ParseLayout(layout_text).value();
   const ModelDescription description = DescribeModel(kBundledModel).value();
-  Image made;
+  std::vector<Image> made;
   RunRanks(layout.ranks(), [&](const Rank& rank) {
-    auto engine = LoadPlacedEngine({.model_dir = kBundledModel, .device = rank.device}, layout,
-                                   description.transformer, rank.world);
+    auto engine =
+        LoadPlacedEngine({.model_dir = kBundledModel, .device = rank.device, .dtype = RanksDtype()},
+                         layout, description.transformer, rank.world);
     if (!engine.ok()) throw std::runtime_error(engine.status().ToString());
     SilentMonitor monitor;
     auto generated = (*engine)->Generate(request, monitor);
     if (!generated.ok()) throw std::runtime_error(generated.status().ToString());
     EXPECT_EQ(generated->image.has_value(), rank.index() == 0);
-    if (generated->image) made = *std::move(generated->image);
+    EXPECT_EQ(generated->beside.size(), rank.index() == 0 ? request.beside.size() : 0);
+    if (!generated->image) return;
+    made.push_back(*std::move(generated->image));
+    for (Image& image : generated->beside) made.push_back(std::move(image));
   });
   return made;
+}
+
+inline Image MakeImage(const std::string& layout_text, const ImageRequest& request) {
+  return MakeImages(layout_text, request).at(0);
 }
 
 inline int LargestDifference(const Image& a, const Image& b) {

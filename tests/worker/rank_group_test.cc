@@ -88,6 +88,20 @@ TEST(RankGroupTest, TheImageIsRankZerosAndTheMemoryTheHighest) {
   EXPECT_EQ(result->step_times.size(), 4);
 }
 
+TEST(RankGroupTest, AllImagesOfABatchAreRankZeros) {
+  const auto group = Start(Ranks(2, Plain));
+  ImageRequest request = Request();
+  request.batch_size = 4;
+  request.beside = {{.prompt = "b", .negative_prompt = "", .seed = 8},
+                    {.prompt = "c", .negative_prompt = "", .seed = 9}};
+  const absl::StatusOr<Generated> result = group->Run(request, {}, nullptr);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->image->pixels.front(), 7);
+  ASSERT_EQ(result->beside.size(), 2u);
+  EXPECT_EQ(result->beside[0].pixels.front(), 8);
+  EXPECT_EQ(result->beside[1].pixels.front(), 9);
+}
+
 TEST(RankGroupTest, EachRankHasOneThreadOfItsOwnForLoadingAndAllJobs) {
   std::mutex mutex;
   std::vector<std::set<std::thread::id>> threads(2);
