@@ -220,7 +220,8 @@ void AddAdminCommand(CLI::App& app, Session& session) {
   add("status", "How the server and its models are", RunStatus);
   add("workers", "Every group with its worker and ranks", RunWorkers);
   add("drain", "Refuse new requests; what runs or waits goes on", RunDrain);
-  add("resume", "Take requests again", RunResume);
+  add("resume", "Take requests again; begin anew with groups that were given up for a GPU",
+      RunResume);
   add("log-level", "Set how much is logged until the server ends", RunSetLevel)
       ->add_option("level", options->level, "debug, info, warning, error")
       ->required();

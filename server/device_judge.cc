@@ -4,9 +4,26 @@
 
 namespace patchflow {
 
-std::string DeviceJudge::Judge(const std::optional<ProcessEnd>& end, int failures_before) {
+namespace {
+
+int StickyErrorOf(const std::optional<ProcessEnd>& end,
+                  const std::optional<worker::v1::DeviceFault>& told) {
+  if (told.has_value() && told->kind() == worker::v1::DEVICE_FAULT_KIND_CUDA_ERROR) {
+    return static_cast<int>(told->code());
+  }
+  return end.has_value() ? end->sticky_error() : 0;
+}
+
+}  // namespace
+
+std::string DeviceJudge::Judge(const std::optional<ProcessEnd>& end,
+                               const std::optional<worker::v1::DeviceFault>& told,
+                               int failures_before) {
   const int before = failures_before > 0 ? last_error_ : 0;
-  last_error_ = end.has_value() ? end->sticky_error() : 0;
+  last_error_ = StickyErrorOf(end, told);
+  if (told.has_value() && told->kind() != worker::v1::DEVICE_FAULT_KIND_CUDA_ERROR) {
+    return absl::StrCat("a device of the group is broken: ", told->text());
+  }
   if (end.has_value() && end->sick_device()) {
     return "a device of the group is broken; the log of its worker says which";
   }

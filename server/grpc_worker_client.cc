@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "patchflow/worker/v1/worker.grpc.pb.h"
 #include "server/clock.h"
+#include "server/log.h"
 #include "server/status.h"
 
 namespace patchflow {
@@ -46,6 +47,7 @@ class GrpcWatchCall final : public WatchCall,
       : on_beat_(std::move(on_beat)), on_end_(std::move(on_end)) {
     context_.set_wait_for_ready(true);
     *request_.mutable_interval() = ToProto(interval);
+    request_.set_log_level(LogLevel());
     stub.async()->Watch(&context_, &request_, this);
     StartRead(&beat_);
     StartCall();

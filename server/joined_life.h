@@ -12,7 +12,10 @@
 #include "server/config.h"
 #include "server/group.h"
 #include "server/joined_workers.h"
+#include "server/load_limits.h"
+#include "server/log.h"
 #include "server/unreached.h"
+#include "server/vital_signs.h"
 #include "server/worker_client.h"
 #include "server/worker_process.h"
 
@@ -29,7 +32,8 @@ class JoinedLife {
     Group& group;
     const Supervision& supervision;
     const ConnectWorker& connect;
-    std::string owner;        // Of this front end.
+    std::string owner;  // Of this front end.
+    LoadLimits& load_limits;
     uint64_t lost_epoch = 0;  // Epochs up to this one are not taken over.
     std::function<bool(absl::Duration wait)> stopped_within;  // Waits, and says whether to stop.
   };
@@ -42,6 +46,7 @@ class JoinedLife {
     std::string why;
     LossKind kind = LossKind::kProcessEnded;
     size_t member = 0;
+    FaultDetail detail = {};
   };
   JoinedLife(Parts parts, std::vector<Member> members);
   ~JoinedLife();  // Kills the processes.
@@ -60,36 +65,25 @@ class JoinedLife {
   void Stop(absl::Duration grace);
 
  private:
-  struct Fault {
-    std::string why;
-    LossKind kind;
-    size_t member;
-    bool ends_itself = true;
-  };
-  struct Pulse {
-    bool beaten = false;
-    bool ended = false;
-    Clock::time_point last;
-    worker::v1::WatchResponse beat;
-  };
-
-  void Watch(size_t member);
+  // `anew`: forgets what the watch before told, which another process may have said.
+  void Watch(size_t member, bool anew);
   void TakeBeat(size_t member, const worker::v1::WatchResponse& beat);
   std::vector<Pulse> Pulses() const;
-  std::optional<Fault> FindFault(const std::vector<Pulse>& pulses) const;
-  std::optional<Fault> FindFaultOf(size_t member, const Pulse& pulse) const;
-  std::optional<Loss> Conclude(const std::optional<Fault>& fault);
+  std::optional<WorkerFault> FindFault(const std::vector<Pulse>& pulses);
+  std::optional<WorkerFault> FindFaultOf(size_t member, const Pulse& pulse);
+  WorkerFault AwaitReason(WorkerFault fault);
+  std::optional<Loss> Conclude(const std::optional<WorkerFault>& fault);
 
-  // What can be done next on the way to serving.
-  std::optional<Fault> Proceed(const std::vector<Pulse>& pulses);
-  std::optional<Fault> Form();
-  std::optional<Fault> JoinAll(const std::string& world_id);
-  std::optional<Fault> TakeOver();
-  std::optional<Fault> Greet();
+  // -- joined_forming.cc: what can be done next on the way to serving.
+  std::optional<WorkerFault> Proceed(const std::vector<Pulse>& pulses);
+  std::optional<WorkerFault> Form();
+  std::optional<WorkerFault> JoinAll(const std::string& world_id);
+  std::optional<WorkerFault> TakeOver();
+  std::optional<WorkerFault> Greet();
   // Those that are in a world of an epoch up to this one. Whether there were any.
   bool TellToLeave(const std::vector<Pulse>& pulses, uint64_t last_epoch);
   // Of all, if they fit together.
-  std::optional<Fault> Describe(std::vector<worker::v1::DescribeResponse>& infos);
+  std::optional<WorkerFault> Describe(std::vector<worker::v1::DescribeResponse>& infos);
   void NewEpoch(const std::vector<Pulse>& pulses);
   void TellWhoIsMissing(const std::vector<Pulse>& pulses);
 
@@ -97,15 +91,16 @@ class JoinedLife {
   std::vector<Member> members_;
   JoinedCall::Members clients_;
   const Clock::time_point started_ = Clock::now();
-  Clock::time_point formed_at_;
   worker::v1::Ownership ownership_;  // Epoch 0 until the group is formed.
   std::vector<int> first_ranks_;
   std::shared_ptr<JoinedWorkers> joined_;
   bool greeted_ = false;
   bool told_missing_ = false;
+  std::string told_log_level_ = LogLevel();  // Which the workers' watches ask for.
 
   mutable std::mutex mutex_;
   std::vector<Pulse> pulses_;
+  std::vector<LoadProgress> progress_;  // Used by Run() alone.
   std::vector<Unreached> unreached_;
   std::vector<std::unique_ptr<WatchCall>> watches_;  // Last: they call back.
 };

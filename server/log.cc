@@ -117,6 +117,10 @@ std::string LogLevel() { return kLevels.at(TheLog().level); }
 bool LogsPrompts() { return TheLog().prompts; }
 
 void LogInfo(const char* msg, std::initializer_list<LogField> fields) { Write(kInfo, msg, fields); }
+bool LogsDebug() { return TheLog().level == 0; }
+
+void LogDebug(const char* msg, std::initializer_list<LogField> fields) { Write(0, msg, fields); }
+
 
 void LogWarning(const char* msg, std::initializer_list<LogField> fields) { Write(2, msg, fields); }
 

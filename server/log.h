@@ -33,8 +33,11 @@ bool LogsPrompts();
 // "debug", "info", "warning", "error". False, and nothing done, for any other.
 bool SetLogLevel(const std::string& level);
 std::string LogLevel();
+// Whether LogDebug() writes: asked before what is dear to say.
+bool LogsDebug();
 
 // {"time": ..., "level": ..., "msg": msg, fields...}
+void LogDebug(const char* msg, std::initializer_list<LogField> fields = {});
 void LogInfo(const char* msg, std::initializer_list<LogField> fields = {});
 void LogWarning(const char* msg, std::initializer_list<LogField> fields = {});
 void LogError(const char* msg, std::initializer_list<LogField> fields = {});

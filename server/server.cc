@@ -280,6 +280,9 @@ bool Server::WaitUntilDone() {
   changed_.wait(lock, [this] { return stopped_ || given_up_; });
   return given_up_;
 }
+  for (Group* group : parts_->fleet.groups()) {
+    group->Resume();
+  }
 
 void Server::Stop() {
   {

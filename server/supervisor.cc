@@ -11,10 +11,12 @@ namespace patchflow {
 namespace {
 
 constexpr absl::Duration kTick = absl::Milliseconds(20);
-constexpr absl::Duration kFirstBeat = absl::Seconds(60);
 constexpr absl::Duration kGrace = absl::Seconds(2);
 constexpr absl::Duration kOwnEnd = absl::Seconds(1);
 constexpr absl::Duration kMaxBackOff = absl::Minutes(1);
+// Between the end of a job and the heartbeat by which a worker says that it failed.
+constexpr absl::Duration kReason = absl::Milliseconds(300);
+constexpr absl::Duration kLookForResume = absl::Milliseconds(100);
 
 std::string Show(absl::Duration duration) { return absl::FormatDuration(duration); }
 
@@ -38,12 +40,18 @@ std::vector<std::string> ShareCommand(const std::string& binary, const GroupConf
   return command;
 }
 
+bool IsLoaded(const Pulse& pulse) {
+  return pulse.beaten && pulse.beat.state() != worker::v1::WORKER_STATE_LOADING &&
+         pulse.beat.state() != worker::v1::WORKER_STATE_WARMING;
+}
+
 }  // namespace
 
 Supervisor::Supervisor(Group& group, Options options)
     : group_(group),
       options_(std::move(options)),
       local_(group.config().local()),
+      load_limits_(options_.supervision),
       thread_([this] { Run(); }) {}
 
 Supervisor::~Supervisor() {
@@ -61,9 +69,28 @@ bool Supervisor::StoppedWithin(absl::Duration wait) {
   return stopping_;
 }
 
+void Supervisor::Count(const Loss& loss) {
+  if (!loss.detail.watchdog_phase.empty()) {
+    group_.CountWatchdogTrip(loss.detail.watchdog_phase);
+  }
+  group_.CountNcclErrors(loss.detail.nccl_errors);
+}
+
+bool Supervisor::AwaitResume() {
+  while (group_.state() == GroupState::kFailed) {
+    if (StoppedWithin(kLookForResume)) {
+      return false;
+    }
+  }
+  LogInfo("a group is resumed", {{"group", group_.config().name}});
+  judge_ = DeviceJudge();
+  return true;
+}
+
 void Supervisor::Run() {
   const Supervision& rules = options_.supervision;
   while (auto loss = RunOnce()) {
+    Count(*loss);
     group_.SetLost(loss->why, loss->kind);
     const int failures = group_.failures();
     LogError(
@@ -72,8 +99,11 @@ void Supervisor::Run() {
     if (loss->device) {
       LogError("a group is given up for its device",
                {{"group", group_.config().name}, {"why", loss->why}});
-      group_.SetFailed(loss->why);
-      return;
+      group_.SetFailed(loss->why, true);
+      if (!AwaitResume()) {
+        return;
+      }
+      continue;
     }
     const bool at_once = loss->refused || (options_.trial && !group_.ever_served());
     if (local_ && (at_once || failures >= rules.max_failures)) {
@@ -96,20 +126,27 @@ void Supervisor::Run() {
   }
 }
 
+Supervision Supervisor::RulesOfThisLife() const {
+  Supervision rules = options_.supervision;
+  rules.load_timeout = load_limits_.Load();
+  return rules;
+}
+
 std::optional<Supervisor::Loss> Supervisor::RunOnce() {
   if (group_.config().members() > 1) {
     return RunJoined();
   }
   if (!local_) {
     auto loss = WatchOver(group_.config().workers.front(), nullptr);
-    if (loss.has_value() && group_.state() == GroupState::kServing) {
+    if (loss.has_value() &&
+        (loss->detail.device.has_value() || group_.state() == GroupState::kServing)) {
       Examine(*loss, nullptr, "");
     }
     return loss;
   }
   const std::string socket = absl::StrCat(options_.socket, ".", ++lives_);
   auto process = WorkerProcess::Start(WorkerCommand(options_.binary, group_.config(), socket,
-                                                    options_.supervision, options_.fault_orders));
+                                                    RulesOfThisLife(), options_.fault_orders));
   if (!process.ok()) {
     return Loss{std::string(process.status().message())};
   }
@@ -127,8 +164,12 @@ std::optional<Supervisor::Loss> Supervisor::RunOnce() {
 void Supervisor::Examine(Loss& loss, WorkerProcess* process, const std::string& recorder) {
   const auto end = process == nullptr ? std::nullopt : process->Poll();
   loss.refused = end.has_value() && end->refused && !group_.ever_served();
-  if (const std::string why = judge_.Judge(end, group_.failures()); !why.empty()) {
-    loss = {absl::StrCat(why, "; ", loss.why), LossKind::kSickDevice, false, true};
+  if (const std::string why = judge_.Judge(end, loss.detail.device, group_.failures());
+      !why.empty()) {
+    loss.why = absl::StrCat(why, "; ", loss.why);
+    loss.kind = LossKind::kSickDevice;
+    loss.refused = false;
+    loss.device = true;
   }
   if (options_.black_boxes == nullptr) {
     return;
@@ -159,8 +200,8 @@ absl::StatusOr<std::vector<JoinedLife::Member>> Supervisor::StartMembers() {
       continue;
     }
     const std::string socket = SocketOf(i);
-    auto process = WorkerProcess::Start(ShareCommand(options_.binary, config, i, socket,
-                                                     options_.supervision, options_.fault_orders));
+    auto process = WorkerProcess::Start(
+        ShareCommand(options_.binary, config, i, socket, RulesOfThisLife(), options_.fault_orders));
     if (!process.ok()) {
       return process.status();
     }
@@ -175,8 +216,8 @@ std::optional<Supervisor::Loss> Supervisor::RunJoined() {
   if (!members.ok()) {
     return Loss{std::string(members.status().message())};
   }
-  JoinedLife life({group_, options_.supervision, options_.connect, options_.owner, lost_epoch_,
-                   [this](absl::Duration wait) { return StoppedWithin(wait); }},
+  JoinedLife life({group_, options_.supervision, options_.connect, options_.owner, load_limits_,
+                   lost_epoch_, [this](absl::Duration wait) { return StoppedWithin(wait); }},
                   *std::move(members));
   const auto lost = life.Run();
   lost_epoch_ = std::max(lost_epoch_, life.epoch());
@@ -184,7 +225,7 @@ std::optional<Supervisor::Loss> Supervisor::RunJoined() {
     life.Stop(kGrace);
     return std::nullopt;
   }
-  Loss loss{lost->why, lost->kind};
+  Loss loss{lost->why, lost->kind, false, false, lost->detail};
   {
     std::lock_guard<std::mutex> lock(mutex_);
     const auto since = life.SinceBeat(lost->member);
@@ -192,7 +233,7 @@ std::optional<Supervisor::Loss> Supervisor::RunJoined() {
     pulse_.beaten = since.has_value();
     pulse_.last = Clock::now() - ToClock(since.value_or(absl::ZeroDuration()));
   }
-  if (local_ || group_.state() == GroupState::kServing) {
+  if (local_ || loss.detail.device.has_value() || group_.state() == GroupState::kServing) {
     Examine(loss, life.process(lost->member),
             local_ ? RecorderFile(SocketOf(static_cast<int>(lost->member))) : "");
   }
@@ -207,11 +248,13 @@ std::unique_ptr<WatchCall> Supervisor::StartWatch(WorkerClient& client) {
     std::lock_guard<std::mutex> lock(mutex_);
     pulse_.ended = false;
   }
+  told_log_level_ = LogLevel();
   return client.Watch(
       options_.supervision.heartbeat_interval,
       [this](const worker::v1::WatchResponse& beat) {
         {
           std::lock_guard<std::mutex> lock(mutex_);
+          LogBeat(group_.config().name, pulse_, beat, options_.supervision);
           pulse_.beaten = true;
           pulse_.last = Clock::now();
           pulse_.beat = beat;
@@ -228,15 +271,16 @@ std::unique_ptr<WatchCall> Supervisor::StartWatch(WorkerClient& client) {
       });
 }
 
-std::optional<Supervisor::Fault> Supervisor::Greet(const std::shared_ptr<WorkerClient>& client) {
+std::optional<WorkerFault> Supervisor::Greet(const std::shared_ptr<WorkerClient>& client) {
   auto info = client->Describe(options_.supervision.heartbeat_timeout);
   if (!info.ok()) {
-    return Fault{absl::StrCat("it does not describe itself: ", info.status().message()),
-                 LossKind::kFailed, false};
+    return WorkerFault{absl::StrCat("it does not describe itself: ", info.status().message()),
+                       LossKind::kFailed, false};
   }
   if (info->plan_digest().empty() || !info->has_model()) {
-    return Fault{"it is ready but describes no model", LossKind::kFailed, false};
+    return WorkerFault{"it is ready but describes no model", LossKind::kFailed, false};
   }
+  load_limits_.Record(*info);
   LogInfo("group ready", {{"group", group_.config().name},
                           {"layout", info->layout()},
                           {"dtype", info->model().dtype()},
@@ -246,54 +290,75 @@ std::optional<Supervisor::Fault> Supervisor::Greet(const std::shared_ptr<WorkerC
   return std::nullopt;
 }
 
-std::optional<Supervisor::Fault> Supervisor::FindFault(const Pulse& pulse,
-                                                       Clock::time_point started) const {
-  const Supervision& rules = options_.supervision;
-  const auto now = Clock::now();
+std::optional<WorkerFault> Supervisor::FindFault(const Pulse& pulse, Clock::time_point started,
+                                                 LoadProgress& progress,
+                                                 WorkerProcess* process) const {
+  if (auto failure = FailureOf(pulse)) {
+    return failure;
+  }
   const bool serving = group_.state() == GroupState::kServing;
-  if (pulse.beaten && pulse.beat.state() == worker::v1::WORKER_STATE_FAILED) {
-    return Fault{absl::StrCat("it failed: ", pulse.beat.failure()), LossKind::kFailed};
+  if (auto silence = SilenceOf(pulse, started, serving, process, options_.supervision)) {
+    return silence;
   }
-  if (pulse.beaten) {
-    const absl::Duration limit =
-        serving ? rules.heartbeat_timeout : std::max(5 * rules.heartbeat_timeout, kGrace);
-    if (absl::FromChrono(now - pulse.last) > limit) {
-      return Fault{absl::StrCat("no heartbeat for ", Show(limit)), LossKind::kHeartbeat, false};
-    }
-  } else if (local_ && absl::FromChrono(now - started) > kFirstBeat) {
-    return Fault{absl::StrCat("no sign of life for ", Show(kFirstBeat)), LossKind::kLoadTimeout,
-                 false};
+  progress.See(pulse.beat.state());
+  if (auto late = progress.Lateness(load_limits_); late.has_value() && local_ && !serving) {
+    return late;
   }
-  if (!serving && local_ && absl::FromChrono(now - started) > rules.load_timeout) {
-    return Fault{absl::StrCat("not ready after ", Show(rules.load_timeout)), LossKind::kLoadTimeout,
-                 false};
-  }
-  if (serving && group_.SilentFor() > rules.stall_timeout) {
-    return Fault{absl::StrCat("its job said nothing for ", Show(rules.stall_timeout)),
-                 LossKind::kStalled, false};
-  }
-  if (auto complaint = group_.complaint()) {
-    return Fault{*complaint, LossKind::kJob};
+  if (auto fault = FindFaultOfJob(pulse)) {
+    return fault;
   }
   if (pulse.ended && pulse.beaten) {
-    return Fault{"its connection ended", LossKind::kHeartbeat};
+    return WorkerFault{"its connection ended", LossKind::kHeartbeat};
   }
   return std::nullopt;
 }
 
-std::optional<Supervisor::Loss> Supervisor::Conclude(const std::optional<Fault>& fault,
+std::optional<WorkerFault> Supervisor::FindFaultOfJob(const Pulse& pulse) const {
+  const absl::Duration limit = options_.supervision.stall_timeout;
+  if (group_.state() == GroupState::kServing && group_.SilentFor() > limit) {
+    WorkerFault stalled{absl::StrCat("its job said nothing for ", Show(limit)), LossKind::kStalled,
+                        false};
+    stalled.detail.watchdog_phase = StalledPhaseOf(pulse.beat);
+    return stalled;
+  }
+  if (auto complaint = group_.complaint()) {
+    return WorkerFault{*complaint, LossKind::kJob};
+  }
+  return std::nullopt;
+}
+
+WorkerFault Supervisor::AwaitReason(WorkerFault fault, WorkerProcess* process) {
+  const auto until = Clock::now() + ToClock(kReason);
+  bool ended = false;
+  while (!ended) {
+    // Looked at first: what ends later has said all that it will say.
+    ended = Clock::now() >= until || StoppedWithin(absl::Milliseconds(2)) ||
+            (process != nullptr && process->Poll().has_value());
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (auto failure = FailureOf(pulse_)) {
+      failure->why = absl::StrCat(fault.why, "; ", failure->why);
+      return *std::move(failure);
+    }
+    ended = ended || pulse_.ended;
+  }
+  return fault;
+}
+
+std::optional<Supervisor::Loss> Supervisor::Conclude(const std::optional<WorkerFault>& fault,
                                                      WorkerProcess* process) {
   const bool wait = process != nullptr && fault.has_value() && fault->ends_itself;
   const auto until = Clock::now() + ToClock(wait ? kOwnEnd : absl::ZeroDuration());
+  const FaultDetail detail = fault.has_value() ? fault->detail : FaultDetail();
   do {
     if (auto end = process == nullptr ? std::nullopt : process->Poll()) {
+      const bool said_so = fault.has_value() && fault->kind == LossKind::kFailed;
       return Loss{absl::StrCat("its process ended with ", end->text,
                                fault.has_value() ? absl::StrCat("; ", fault->why) : ""),
-                  fault.has_value() && fault->kind == LossKind::kFailed ? LossKind::kFailed
-                                                                        : LossKind::kProcessEnded};
+                  said_so ? LossKind::kFailed : LossKind::kProcessEnded, false, false, detail};
     }
   } while (Clock::now() < until && !StoppedWithin(absl::Milliseconds(2)));
-  return fault.has_value() ? std::optional<Loss>(Loss{fault->why, fault->kind}) : std::nullopt;
+  return fault.has_value() ? std::optional(Loss{fault->why, fault->kind, false, false, detail})
+                           : std::nullopt;
 }
 
 std::optional<Supervisor::Loss> Supervisor::WatchOver(const std::string& address,
@@ -306,6 +371,7 @@ std::optional<Supervisor::Loss> Supervisor::WatchOver(const std::string& address
   std::shared_ptr<WorkerClient> client = options_.connect(address);
   auto watch = StartWatch(*client);
   bool greeted = false;
+  LoadProgress progress(started);
   Unreached unreached;
   while (true) {
     Pulse pulse;
@@ -316,11 +382,13 @@ std::optional<Supervisor::Loss> Supervisor::WatchOver(const std::string& address
       }
       pulse = pulse_;
     }
-    auto fault = FindFault(pulse, started);
-    if (!fault.has_value() && !greeted && pulse.beaten &&
-        pulse.beat.state() != worker::v1::WORKER_STATE_LOADING) {
+    auto fault = FindFault(pulse, started, progress, process);
+    if (!fault.has_value() && !greeted && IsLoaded(pulse)) {
       greeted = true;
       fault = Greet(client);
+    }
+    if (fault.has_value() && fault->kind == LossKind::kJob) {
+      fault = AwaitReason(*std::move(fault), process);
     }
     if (auto loss = Conclude(fault, process)) {
       return loss;
@@ -328,7 +396,7 @@ std::optional<Supervisor::Loss> Supervisor::WatchOver(const std::string& address
     if (!local_ && !pulse.beaten) {
       unreached.Look(group_, *client, address);
     }
-    if (pulse.ended && !pulse.beaten) {
+    if ((pulse.ended && !pulse.beaten) || told_log_level_ != LogLevel()) {
       watch = nullptr;
       watch = StartWatch(*client);
     }

@@ -15,18 +15,24 @@
 #include "server/device_judge.h"
 #include "server/group.h"
 #include "server/joined_life.h"
+#include "server/load_limits.h"
+#include "server/vital_signs.h"
 #include "server/worker_client.h"
 #include "server/worker_process.h"
 
 namespace patchflow {
 
 // A local worker is started, and started again when its process ends, when it misses heartbeats,
-// when it says that it failed, when it does not load in time, when a job is silent for too long, or
-// when the dispatcher complains: the first time at once, then with a growing pause. It is given up
-// after `max_failures` in a row without a completed job, and at once if it refuses its command
-// line or has a device that must not be used again (the process then goes on, without this group).
-// A remote worker is only watched, for ever. Of a group with several, see JoinedLife: one is lost
-// with all.
+// when it says that it failed, when it does not load or warm up in time (LoadLimits, which are kept
+// over its restarts), when a job is silent for too long, or when the dispatcher complains: the
+// first time at once, then with a growing pause. It is given up after `max_failures` in a row
+// without a completed job, and at once if it refuses its command line. A remote worker is only
+// watched, for ever. Of a group with several, see JoinedLife: one is lost with all.
+// Any group is given up at once if a device of it must not be used again (see DeviceJudge): this
+// process goes on without it. Whoever keeps a remote worker starts it again on the same device, so
+// that a worker that seems well proves nothing: the group stays given up until Group::Resume(), by
+// which an operator says that the device was mended or replaced, or until this process is started
+// anew.
 class Supervisor {
  public:
   struct Options {
@@ -48,21 +54,20 @@ class Supervisor {
   Supervisor& operator=(const Supervisor&) = delete;
 
  private:
-  // What the heartbeats told last.
-  struct Pulse {
-    bool beaten = false;
-    bool ended = false;  // No more beats will come on this watch.
-    Clock::time_point last;
-    worker::v1::WatchResponse beat;
-  };
   struct Loss {
     std::string why;
     LossKind kind = LossKind::kProcessEnded;
     bool refused = false;
     bool device = false;  // It must not be used again.
+    FaultDetail detail = {};
   };
 
   void Run();
+  // With the time to load that was learned, which the worker itself watches too.
+  Supervision RulesOfThisLife() const;
+  void Count(const Loss& loss);
+  // Whether it was, before it was stopped.
+  bool AwaitResume();
   // One life of a worker, until it is lost; nothing if it was stopped on request.
   std::optional<Loss> RunOnce();
   // The same of several.
@@ -70,18 +75,16 @@ class Supervisor {
   absl::StatusOr<std::vector<JoinedLife::Member>> StartMembers();
   std::string SocketOf(int member) const;  // Of one of several, in this life.
   std::optional<Loss> WatchOver(const std::string& address, WorkerProcess* process);
-  struct Fault {
-    std::string why;
-    LossKind kind;
-    bool ends_itself =
-        true;  // The process is about to end by itself, and its exit status says more.
-  };
-  std::optional<Fault> FindFault(const Pulse& pulse, Clock::time_point started) const;
-  std::optional<Fault> Greet(const std::shared_ptr<WorkerClient>& client);
+  std::optional<WorkerFault> FindFault(const Pulse& pulse, Clock::time_point started,
+                                       LoadProgress& progress, WorkerProcess* process) const;
+  std::optional<WorkerFault> FindFaultOfJob(const Pulse& pulse) const;
+  std::optional<WorkerFault> Greet(const std::shared_ptr<WorkerClient>& client);
   // Judges the end of a process and records it.
   void Examine(Loss& loss, WorkerProcess* process, const std::string& recorder);
+  // Of a fault that was noticed elsewhere: waits a moment for the worker to say why it failed.
+  WorkerFault AwaitReason(WorkerFault fault, WorkerProcess* process);
   // What `fault`, or the end of the process, amounts to; nothing while all is well.
-  std::optional<Loss> Conclude(const std::optional<Fault>& fault, WorkerProcess* process);
+  std::optional<Loss> Conclude(const std::optional<WorkerFault>& fault, WorkerProcess* process);
   std::unique_ptr<WatchCall> StartWatch(WorkerClient& client);
   bool StoppedWithin(absl::Duration wait);
 
@@ -91,6 +94,8 @@ class Supervisor {
   int lives_ = 0;
   uint64_t lost_epoch_ = 0;  // The last in which several workers were joined.
   DeviceJudge judge_;
+  LoadLimits load_limits_;
+  std::string told_log_level_;  // Which the worker's watch asks for.
 
   std::mutex mutex_;
   std::condition_variable changed_;

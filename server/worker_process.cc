@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/clock.h"
+#include "server/log.h"
 
 namespace patchflow {
 namespace {
@@ -216,6 +217,7 @@ std::vector<std::string> WorkerCommand(const std::string& binary, const GroupCon
   seconds("--first-run-timeout", supervision.first_run_timeout);
   seconds("--phase-timeout", supervision.phase_timeout);
   add("--black-box", RecorderFile(socket));
+  add("--log-level", LogLevel());
   if (!fault_orders.empty()) {
     add("--fault-orders", fault_orders);
   }

@@ -135,6 +135,56 @@ TEST_F(JoinedLifeTest, AFailedWorkerLosesTheGroup) {
   EXPECT_THAT(group_.failure(), HasSubstr("worker 1 of 2 (second:1)"));
 }
 
+TEST_F(JoinedLifeTest, ABrokenDeviceOfOneTakesTheGroupOutOfServiceUntilItIsResumed) {
+  Supervise();
+  ASSERT_TRUE(Serves());
+  const uint64_t epoch = first_->ownership().epoch();
+  second_->Sicken(worker::v1::DEVICE_FAULT_KIND_XID, 79);
+  ASSERT_TRUE(Eventually([&] { return group_.state() == GroupState::kFailed; }));
+  EXPECT_THAT(group_.failure(), HasSubstr("broken: 0000:1B:00.0: code 79; worker 1 of 2"));
+  EXPECT_EQ(group_.losses()[LossKind::kSickDevice], 1);
+  second_->Restart();
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_EQ(group_.state(), GroupState::kFailed) << "it waits to join, on the same device";
+  EXPECT_EQ(first_->worlds_made(), 1);
+  EXPECT_TRUE(group_.Resume());
+  EXPECT_TRUE(Serves(epoch));
+}
+
+TEST_F(JoinedLifeTest, ADeviceIsToldByWhoeverHasItAndNotByWhoFailedFirst) {
+  Supervise();
+  ASSERT_TRUE(Serves());
+  first_->SetState(worker::v1::WORKER_STATE_FAILED);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  second_->Sicken(worker::v1::DEVICE_FAULT_KIND_ECC, 1);
+  ASSERT_TRUE(Eventually([&] { return group_.state() == GroupState::kFailed; }));
+  EXPECT_THAT(group_.failure(), HasSubstr("broken: 0000:1B:00.0: code 1; worker 1 of 2"));
+}
+
+TEST_F(JoinedLifeTest, ADeviceThatIsToldAfterTheLossIsNotMissed) {
+  Supervise();
+  ASSERT_TRUE(Serves());
+  first_->Die();
+  ASSERT_TRUE(Loses(1));
+  second_->Sicken(worker::v1::DEVICE_FAULT_KIND_XID, 48);
+  ASSERT_TRUE(Eventually([&] { return group_.state() == GroupState::kFailed; }));
+}
+
+TEST_F(JoinedLifeTest, LearnsHowLongLoadingTakes) {
+  rules_.phase_timeout = absl::Milliseconds(300);
+  Supervise();
+  ASSERT_TRUE(Serves());
+  first_->loads = false;
+  second_->Die();
+  ASSERT_TRUE(Loses(1));
+  second_->Restart();
+  ASSERT_TRUE(Loses(2)) << "not after load_timeout";
+  EXPECT_EQ(group_.losses()[LossKind::kLoadTimeout], 1);
+  EXPECT_EQ(group_.faults().watchdog_trips.at("load"), 1);
+  first_->loads = true;
+  EXPECT_TRUE(Serves());
+}
+
 TEST_F(JoinedLifeTest, WhatTheDispatcherComplainsOfIsNotTakenOverAgain) {
   Supervise();
   ASSERT_TRUE(Serves());

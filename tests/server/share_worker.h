@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -33,6 +34,7 @@ class ShareWorker final : public WorkerClient {
     world_id_.clear();
     first_rank_ = 0;
     state_ = worker::v1::WORKER_STATE_WAITING;
+    device_fault_.reset();
     up_ = true;
     ++starts_;
   }
@@ -47,6 +49,15 @@ class ShareWorker final : public WorkerClient {
   void SetState(worker::v1::WorkerState state) {
     const std::lock_guard<std::mutex> lock(mutex_);
     state_ = state;
+  }
+  // FAILED, for its device.
+  void Sicken(worker::v1::DeviceFaultKind kind, int code) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    state_ = worker::v1::WORKER_STATE_FAILED;
+    device_fault_.emplace();
+    device_fault_->set_kind(kind);
+    device_fault_->set_code(code);
+    device_fault_->set_text(absl::StrCat("0000:1B:00.0: code ", code));
   }
   std::atomic<bool> loads = true;       // Becomes READY once it has joined.
   std::atomic<bool> restarts = true;    // When it was told to leave.
@@ -183,6 +194,9 @@ class ShareWorker final : public WorkerClient {
     worker::v1::WatchResponse beat;
     beat.set_state(state_);
     beat.set_epoch(ownership_.epoch());
+    if (device_fault_.has_value()) {
+      *beat.mutable_device_fault() = *device_fault_;
+    }
     for (int i = 0; i < ranks_; ++i) {
       beat.add_ranks()->set_rank(first_rank_ + i);
     }
@@ -223,6 +237,7 @@ class ShareWorker final : public WorkerClient {
   bool up_ = true;
   int starts_ = 1;
   worker::v1::WorkerState state_ = worker::v1::WORKER_STATE_WAITING;
+  std::optional<worker::v1::DeviceFault> device_fault_;
   worker::v1::Ownership ownership_;
   std::string world_id_;
   int first_rank_ = 0;
