@@ -56,6 +56,10 @@ Admission::Admission(const Parts& parts, const Limits& limits)
       server_instance_(RandomUuid()),
       rates_(limits.requests_per_second, limits.burst) {}
 
+bool Admission::WaitsForDisk(const v1::GenerateImagesRequest& request) const {
+  return store_ != nullptr && Keeps(request);
+}
+
 absl::StatusOr<ServedModel*> Admission::FindModel(const std::string& name,
                                                   const std::string& field) const {
   if (name.empty() && models_.size() == 1) {
@@ -86,6 +90,9 @@ absl::Status Admission::CheckRights(const v1::GenerateImagesRequest& request,
                                     const Caller& caller) {
   if (draining_) {
     return DrainingError();
+  }
+  if (absl::Status status = audit_.Ready(); !status.ok()) {
+    return status;
   }
   if (request.scheduling().priority() == v1::PRIORITY_HIGH && !caller.identity.high_priority) {
     return MakeError(absl::StatusCode::kPermissionDenied, reason::kPermissionDenied,
@@ -281,8 +288,10 @@ absl::Status Admission::Keep(const std::shared_ptr<Generation>& generation,
   const absl::Duration timeout =
       hints.has_timeout() ? FromProto(hints.timeout()) : absl::InfiniteDuration();
   if (!store_->Accept(generation, timeout).ok()) {
-    return MakeError(absl::StatusCode::kUnavailable, reason::kStoreFailed,
-                     "the generation cannot be stored, so it would not be safe to detach from it");
+    return WithRetry(
+        MakeError(absl::StatusCode::kUnavailable, reason::kStoreFailed,
+                  "the generation cannot be stored, so it would not be safe to detach from it"),
+        Jittered(absl::Seconds(1)));
   }
   store_->Follow(generation);
   return absl::OkStatus();

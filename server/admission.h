@@ -22,7 +22,7 @@
 
 namespace patchflow {
 
-// Thread-safe; never blocks.
+// Thread-safe; waits for nothing but a disk (see WaitsForDisk()).
 class Admission {
  public:
   using Models = std::map<std::string, std::unique_ptr<ServedModel>>;
@@ -50,6 +50,9 @@ class Admission {
   // table that can be known now; nothing is left behind then.
   absl::StatusOr<std::shared_ptr<Generation>> Admit(const v1::GenerateImagesRequest& request,
                                                     const Caller& caller);
+  // Whether Admit() may wait for a disk, for StoreConfig::max_wait at most, to store the request.
+  // It never waits for anything else.
+  bool WaitsForDisk(const v1::GenerateImagesRequest& request) const;
   // All checks and the answer, but nothing runs (validate_only).
   absl::StatusOr<GenerationSpec> Check(const v1::GenerateImagesRequest& request,
                                        const Caller& caller);

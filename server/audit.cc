@@ -1,50 +1,107 @@
 #include "server/audit.h"
 
-#include <spdlog/sinks/rotating_file_sink.h>
-#include <spdlog/spdlog.h>
-
+#include <atomic>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "server/audit_file.h"
 #include "server/errors.h"
 #include "server/line_writer.h"
+#include "server/random.h"
 #include "server/sha256.h"
 
 namespace patchflow {
 namespace {
 
-constexpr size_t kQueuedLines = 8192;
+constexpr size_t kQueuedLines = 32768;
+constexpr size_t kForGenerations = kQueuedLines / 4;
 
 class NoAudit final : public AuditLog {
+  Figures figures() const override { return {}; }
   bool on() const override { return false; }
   void Write(const char* /*event*/, std::initializer_list<LogField> /*fields*/) override {}
 };
 
-class FileAudit final : public AuditLog {
+// What the writer's thread holds: the file, and the lines that are missing from it.
+class AuditSink {
  public:
-  explicit FileAudit(const AuditConfig& config)
-      : file_("audit", std::make_shared<spdlog::sinks::rotating_file_sink_st>(
-                           config.file, static_cast<size_t>(config.max_bytes),
-                           static_cast<size_t>(config.max_files))),
-        writer_(kQueuedLines, LineWriter::Full::kWait,
-                [this](const std::vector<std::string>& lines) {
-                  for (const std::string& line : lines) {
-                    file_.info(spdlog::string_view_t(line));
-                  }
-                  file_.flush();
-                }) {
-    file_.set_pattern("%v");
+  explicit AuditSink(std::unique_ptr<AuditFile> file) : file_(std::move(file)) {}
+
+  void Lose() {
+    ++lost_;
+    ++untold_;
+  }
+  int64_t lost() const { return lost_; }
+
+  // On the writer's thread, as LineWriter::Write.
+  size_t Write(const std::vector<std::string>& lines) {
+    const size_t written = TellLoss() ? file_->Append(lines) : 0;
+    const bool failed = written < lines.size();
+    if (failed && !failed_) {
+      LogError("the audit log cannot be written", {{"why", file_->error()}});
+    } else if (!failed && failed_) {
+      LogInfo("the audit log is written again");
+    }
+    failed_ = failed;
+    if (!failed) {
+      if (const int64_t untold = untold_.exchange(0); untold > 0) {
+        told_ = JsonLine({{"event", "lost"}}, {{"lines", untold}});
+        TellLoss();
+      }
+    }
+    return written;
   }
 
  private:
-  bool on() const override { return true; }
-  void Write(const char* event, std::initializer_list<LogField> fields) override {
-    writer_.Add(JsonLine({{"event", event}}, fields));
+  // Whether nothing is left to be told. A line that was begun must be ended before another.
+  bool TellLoss() {
+    if (!told_.empty() && file_->Append({told_}) == 1) {
+      told_.clear();
+    }
+    return told_.empty();
   }
 
-  spdlog::logger file_;  // Of the writer's thread.
+  const std::unique_ptr<AuditFile> file_;
+  std::atomic<int64_t> lost_ = 0;
+  std::atomic<int64_t> untold_ = 0;
+  std::string told_;  // The line that says so, until it is written.
+  bool failed_ = false;
+};
+
+class FileAudit final : public AuditLog {
+ public:
+  FileAudit(std::unique_ptr<AuditFile> file, absl::Duration max_delay)
+      : max_delay_(max_delay),
+        sink_(std::make_shared<AuditSink>(std::move(file))),
+        writer_(
+            kQueuedLines, LineWriter::Full::kRefuse,
+            [sink = sink_](const std::vector<std::string>& lines) { return sink->Write(lines); }) {}
+  ~FileAudit() override {
+    if (const size_t left = writer_.Stop(); left > 0) {
+      LogError("the audit log is left behind", {{"lines", static_cast<int64_t>(left)}});
+    }
+  }
+
+ private:
+  Figures figures() const override {
+    const LineWriter::Backlog backlog = writer_.backlog();
+    return {static_cast<int64_t>(backlog.lines), sink_->lost(),
+            absl::FromChrono(backlog.age) > max_delay_};
+  }
+  bool on() const override { return true; }
+  void Write(const char* event, std::initializer_list<LogField> fields) override {
+    const bool call = event == std::string_view("call");
+    if (!writer_.Add(JsonLine({{"event", event}}, fields), call ? kForGenerations : 0)) {
+      sink_->Lose();
+    }
+  }
+
+  const absl::Duration max_delay_;
+  const std::shared_ptr<AuditSink> sink_;
   LineWriter writer_;
 };
 
@@ -63,11 +120,20 @@ absl::StatusOr<std::unique_ptr<AuditLog>> AuditLog::Open(const AuditConfig& conf
   if (config.file.empty()) {
     return std::unique_ptr<AuditLog>(std::make_unique<NoAudit>());
   }
-  try {
-    return std::unique_ptr<AuditLog>(std::make_unique<FileAudit>(config));
-  } catch (const spdlog::spdlog_ex& e) {
-    return absl::UnavailableError(absl::StrCat("audit.file: ", e.what()));
+  auto file = AuditFile::Open(config.file, config.max_bytes, config.max_files);
+  if (!file.ok()) {
+    return absl::UnavailableError(absl::StrCat("audit.file: ", file.status().message()));
   }
+  return std::unique_ptr<AuditLog>(std::make_unique<FileAudit>(*std::move(file), config.max_delay));
+}
+
+absl::Status AuditLog::Ready() const {
+  if (!figures().behind) {
+    return absl::OkStatus();
+  }
+  return WithRetry(MakeError(absl::StatusCode::kUnavailable, reason::kAuditUnavailable,
+                             "the audit log cannot be written at present"),
+                   Jittered(absl::Seconds(1)));
 }
 
 void AuditLog::Ended(const Generation& generation) {

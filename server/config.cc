@@ -8,7 +8,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "server/config_outputs.h"
 #include "server/config_reader.h"
+#include "server/config_values.h"
 #include "server/config_warmup.h"
 
 namespace patchflow {
@@ -16,30 +18,12 @@ namespace {
 
 constexpr int64_t kMaxFileBytes = 1 << 20;
 constexpr size_t kMaxWorkers = 64;
-constexpr absl::Duration kDay = absl::Hours(24);
 
 bool NameIsPlain(const std::string& name) {
   return !name.empty() && name.size() <= 64 &&
          name.find_first_not_of(
              "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") ==
              std::string::npos;
-}
-
-// host:port, [v6]:port or unix:PATH.
-bool AddressIsWellFormed(const std::string& address) {
-  if (address.rfind("unix:", 0) == 0) {
-    return address.size() > 5;
-  }
-  const size_t colon = address.rfind(':');
-  int port = -1;
-  return colon != std::string::npos && colon > 0 &&
-         absl::SimpleAtoi(address.substr(colon + 1), &port) && port >= 0 && port <= 65535;
-}
-
-void CheckAddress(MapReader& reader, const std::string& key, const std::string& address) {
-  if (!address.empty() && !AddressIsWellFormed(address)) {
-    reader.Fault(key, absl::StrCat("'", address, "' is not host:port with a port of 0 to 65535"));
-  }
 }
 
 // [3, 5] -> "3+5": blocks of each stage.
@@ -80,14 +64,6 @@ std::string ReadLayout(MapReader layout) {
   }
   layout.Finish();
   return absl::StrJoin(parts, ",");
-}
-
-std::string AbsolutePath(const std::string& path, const std::string& directory) {
-  std::filesystem::path absolute = (std::filesystem::path(directory) / path).lexically_normal();
-  if (!absolute.has_filename()) {
-    absolute = absolute.parent_path();
-  }
-  return absolute.string();
 }
 
 void ReadWorkers(MapReader& reader, GroupConfig& group) {
@@ -234,20 +210,6 @@ Supervision ReadSupervision(MapReader reader) {
   return s;
 }
 
-bool IsThisHost(const std::string& address) {
-  for (const char* prefix : {"unix:", "127.", "localhost:", "[::1]:"}) {
-    if (address.rfind(prefix, 0) == 0) {
-      return true;
-    }
-  }
-  return false;
-}
-
-std::string ReadPath(MapReader& reader, const std::string& key, const std::string& directory) {
-  const std::string path = reader.String(key, "");
-  return path.empty() ? "" : AbsolutePath(path, directory);
-}
-
 WorkerLinks ReadWorkerLinks(MapReader reader, const std::string& directory) {
   WorkerLinks links;
   links.tls.certificate = ReadPath(reader, "certificate", directory);
@@ -289,51 +251,6 @@ SecurityConfig ReadSecurity(MapReader reader, const std::string& directory,
   }
   reader.Finish();
   return security;
-}
-
-AuditConfig ReadAudit(MapReader reader, const std::string& directory) {
-  AuditConfig audit;
-  audit.file = ReadPath(reader, "file", directory);
-  audit.max_bytes = reader.Integer("max_bytes", audit.max_bytes, 4096, int64_t{1} << 40);
-  audit.max_files = static_cast<int>(reader.Integer("max_files", audit.max_files, 1, 1000));
-  reader.Finish();
-  return audit;
-}
-
-StoreConfig ReadStore(MapReader reader, const std::string& directory) {
-  StoreConfig store;
-  store.directory = ReadPath(reader, "directory", directory);
-  store.max_bytes = reader.Integer("max_bytes", store.max_bytes, 1 << 20, int64_t{1} << 44);
-  store.max_age = reader.Duration("max_age", store.max_age, absl::Seconds(1), 365 * kDay);
-  reader.Finish();
-  return store;
-}
-
-BlackBoxConfig ReadBlackBox(MapReader reader, const std::string& directory) {
-  BlackBoxConfig box;
-  box.directory = ReadPath(reader, "directory", directory);
-  box.max_files = static_cast<int>(reader.Integer("max_files", box.max_files, 1, 10000));
-  box.max_bytes = reader.Integer("max_bytes", box.max_bytes, 1 << 20, int64_t{1} << 40);
-  reader.Finish();
-  return box;
-}
-
-TracingConfig ReadTracing(MapReader reader, const std::string& directory) {
-  TracingConfig tracing;
-  tracing.otlp = reader.String("otlp", "");
-  CheckAddress(reader, "otlp", tracing.otlp);
-  tracing.ca = ReadPath(reader, "ca", directory);
-  tracing.service_name = reader.String("service_name", tracing.service_name);
-  tracing.sample_ratio = reader.Number("sample_ratio", tracing.sample_ratio, 0, 1);
-  tracing.queue = static_cast<int>(reader.Integer("queue", tracing.queue, 1, 1000000));
-  tracing.recent = static_cast<int>(reader.Integer("recent", tracing.recent, 0, 100000));
-  for (const char* key : {"ca", "service_name", "sample_ratio", "queue"}) {
-    if (reader.Has(key) && tracing.otlp.empty()) {
-      reader.Fault(key, "has no meaning without 'otlp'");
-    }
-  }
-  reader.Finish();
-  return tracing;
 }
 
 void ReadListeners(MapReader server, ServerConfig& config) {

@@ -39,8 +39,9 @@
 //     host
 //       {certificate: w.crt, key: w.key, ca: ca.crt, refresh: 10s}
 //                                  # or {plaintext: true}: on a network that nobody else is on
-//   audit: {file: audit.jsonl, max_bytes: 67108864, max_files: 8}
-//   store: {directory: store, max_bytes: 1073741824, max_age: 24h}  # of detached generations
+//   audit: {file: audit.jsonl, max_bytes: 67108864, max_files: 8, max_delay: 2s}
+//   store: {directory: store, max_bytes: 268435456, max_age: 5m, max_wait: 1s}  # of detached
+//                                # generations
 //   black_box: {directory: black-boxes, max_files: 64, max_bytes: 67108864}  # of workers that died
 //   chaos: false                   # true: `patchflow chaos` may order faults of the workers
 //   tracing:                       # spans; `patchflow trace` shows them without a collector too
@@ -157,12 +158,16 @@ struct AuditConfig {
   std::string file;              // Empty: no audit log.
   int64_t max_bytes = 64 << 20;  // A file that is larger is set aside as FILE.1 ...
   int max_files = 8;             // ... and so many of those are kept.
+  // Nothing new is taken while a line waits for the disk for longer than this.
+  absl::Duration max_delay = absl::Seconds(2);
 };
 
 struct StoreConfig {
   std::string directory;  // Empty: generations do not outlive the process.
-  int64_t max_bytes = int64_t{1} << 30;
-  absl::Duration max_age = absl::Hours(24);
+  int64_t max_bytes = 256 << 20;
+  absl::Duration max_age = absl::Seconds(300);
+  // A request waits so long for the disk, and is refused then.
+  absl::Duration max_wait = absl::Seconds(1);
 };
 
 struct BlackBoxConfig {

@@ -32,6 +32,7 @@ inline constexpr char kDraining[] = "DRAINING";
 inline constexpr char kEngineRecovering[] = "ENGINE_RECOVERING";
 inline constexpr char kEngineFailed[] = "ENGINE_FAILED";
 inline constexpr char kStoreFailed[] = "STORE_FAILED";
+inline constexpr char kAuditUnavailable[] = "AUDIT_UNAVAILABLE";
 inline constexpr char kPlanChanged[] = "PLAN_CHANGED";
 inline constexpr char kDeadlineUnmeetable[] = "DEADLINE_UNMEETABLE";
 inline constexpr char kDeadlineInQueue[] = "DEADLINE_IN_QUEUE";

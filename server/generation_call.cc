@@ -54,7 +54,12 @@ void GenerationCall::SetCaller(const std::string& identity, const std::string& r
 void GenerationCall::Attach(std::shared_ptr<Generation> generation,
                             std::optional<Clock::time_point> deadline) {
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (finished_) {  // Its client did not wait for it.
+      lock.unlock();
+      generation->Unsubscribe(this, ClientCancelled());
+      return;
+    }
     generation_ = std::move(generation);
     if (deadline.has_value()) {
       deadline_timer_ = services_.timer.At(*deadline, [weak = weak_from_this()] {

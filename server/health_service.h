@@ -15,7 +15,8 @@
 namespace patchflow {
 
 // "liveness" is SERVING until the server has given up. "readiness", "" and the name of our service
-// are SERVING while a group of every model takes requests and the server is not draining.
+// are SERVING while a group of every model takes requests, the audit log can be written and the
+// server is not draining.
 // Thread-safe.
 class HealthService final : public grpc::health::v1::Health::CallbackService {
  public:

@@ -2,9 +2,11 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "server/caller.h"
 #include "server/clock.h"
 #include "server/errors.h"
+#include "server/random.h"
 #include "server/raw_message.h"
 #include "server/status.h"
 #include "server/stream_call.h"
@@ -15,6 +17,9 @@
 
 namespace patchflow {
 namespace {
+
+constexpr size_t kWaitingThreads = 8;
+constexpr size_t kWaitingPlaces = 256;
 
 google::protobuf::Timestamp ToProto(absl::Time time) {
   google::protobuf::Timestamp proto;
@@ -60,7 +65,8 @@ ImageService::ImageService(Admission& admission, Admission::Models& models, Regi
       registry_(registry),
       tracer_(tracer),
       guard_(guard),
-      services_(services) {}
+      services_(services),
+      waiting_room_(kWaitingThreads, kWaitingPlaces) {}
 
 template <typename Request, typename Handler>
 grpc::ServerUnaryReactor* ImageService::AnswerAtOnce(Context* context, const char* method,
@@ -108,6 +114,31 @@ void ImageService::Refused(GenerationCall& call, const std::string& model,
   call.EndWith(status);
 }
 
+template <typename Begin>
+void ImageService::Admit(const std::shared_ptr<GenerationCall>& call,
+                         const v1::GenerateImagesRequest& request, const Admission::Caller& caller,
+                         Begin begin) {
+  const auto admit = [this, call, begin](const v1::GenerateImagesRequest& asked,
+                                         const Admission::Caller& by) {
+    auto generation = admission_.Admit(asked, by);
+    services_.metrics.Admitted(call->model(), Clock::now() - call->began());
+    if (generation.ok()) {
+      begin(*std::move(generation));
+    } else {
+      Refused(*call, asked.model(), generation.status());
+    }
+  };
+  if (!admission_.WaitsForDisk(request)) {
+    admit(request, caller);
+  } else if (!waiting_room_.Enter([admit, request, caller] { admit(request, caller); })) {
+    Refused(*call, request.model(),
+            WithRetry(MakeError(absl::StatusCode::kUnavailable, reason::kStoreFailed,
+                                "too many requests wait to be stored",
+                                {{"limit", absl::StrCat(kWaitingPlaces)}}),
+                      Jittered(absl::Seconds(1))));
+  }
+}
+
 grpc::ServerWriteReactor<grpc::ByteBuffer>* ImageService::GenerateImages(Context* context,
                                                                          const Bytes* bytes) {
   auto stream =
@@ -138,13 +169,11 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ImageService::GenerateImages(Context
     }
     return reactor;
   }
-  auto generation = admission_.Admit(request, caller);
-  services_.metrics.Admitted(stream->model(), Clock::now() - stream->began());
-  if (generation.ok()) {
-    stream->Begin(*std::move(generation), request.stream(), caller.deadline);
-  } else {
-    Refused(*stream, request.model(), generation.status());
-  }
+  Admit(stream, request, caller,
+        [stream, options = request.stream(),
+         deadline = caller.deadline](std::shared_ptr<Generation> generation) {
+          stream->Begin(std::move(generation), options, deadline);
+        });
   return reactor;
 }
 
@@ -181,13 +210,10 @@ grpc::ServerUnaryReactor* ImageService::GenerateImagesUnary(Context* context, co
     call->Answer(answer);
     return reactor;
   }
-  auto generation = admission_.Admit(inner, caller);
-  services_.metrics.Admitted(call->model(), Clock::now() - call->began());
-  if (generation.ok()) {
-    call->Attach(*std::move(generation), caller.deadline);
-  } else {
-    Refused(*call, inner.model(), generation.status());
-  }
+  Admit(call, inner, caller,
+        [call, deadline = caller.deadline](std::shared_ptr<Generation> generation) {
+          call->Attach(std::move(generation), deadline);
+        });
   return reactor;
 }
 
@@ -208,6 +234,9 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ImageService::FetchGeneration(Contex
   absl::Status status = ParseMessage(*bytes, request);
   if (status.ok()) {
     stream->SetCaller(identity->name, request.request_id());
+    status = services_.audit.Ready();
+  }
+  if (status.ok()) {
     status = ValidateRequestId(request.request_id(), true);
   }
   if (status.ok()) {

@@ -3,6 +3,7 @@
 
 #include <grpcpp/server_context.h>
 
+#include <memory>
 #include <optional>
 
 #include "patchflow/v1/image_generation.grpc.pb.h"
@@ -10,6 +11,7 @@
 #include "server/generation_call.h"
 #include "server/guard.h"
 #include "server/registry.h"
+#include "server/waiting_room.h"
 
 namespace patchflow {
 
@@ -23,7 +25,8 @@ using RawImageService = v1::ImageGenerationService::WithRawCallbackMethod_Genera
                         v1::ImageGenerationService::WithRawCallbackMethod_ListModels<
                             v1::ImageGenerationService::WithRawCallbackMethod_GetModel<Base>>>>>>>>;
 
-// Handlers check, admit and return; nothing in them blocks.
+// Handlers check, admit and return. What is to be stored waits for the disk on threads of its own;
+// what is read from it, by handlers, for StoreConfig::max_wait at most.
 class ImageService final : public RawImageService<v1::ImageGenerationService::Service> {
  public:
   // All must outlive this.
@@ -52,6 +55,11 @@ class ImageService final : public RawImageService<v1::ImageGenerationService::Se
   void Refused(GenerationCall& call, const std::string& model, const absl::Status& status);
   // Who calls, noted in the call; the call is ended if it may not.
   std::optional<Identity> Enter(GenerationCall& call, const Context& context, const char* method);
+  // Admits `request` for `call`, behind its back if that waits for a disk; then `begin` is called
+  // with the generation, or the call is ended.
+  template <typename Begin>
+  void Admit(const std::shared_ptr<GenerationCall>& call, const v1::GenerateImagesRequest& request,
+             const Admission::Caller& caller, Begin begin);
   // Parses, handles, answers: the whole of a call that does not wait.
   template <typename Request, typename Handler>
   grpc::ServerUnaryReactor* AnswerAtOnce(Context* context, const char* method, const Bytes* bytes,
@@ -69,6 +77,7 @@ class ImageService final : public RawImageService<v1::ImageGenerationService::Se
   const Tracer& tracer_;
   const Guard& guard_;
   const CallServices services_;
+  WaitingRoom waiting_room_;  // Ends before what is above.
 };
 
 }  // namespace patchflow

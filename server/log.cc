@@ -20,12 +20,13 @@ constexpr size_t kQueuedLines = 8192;
 constexpr std::array kLevels = {"debug", "info", "warning", "error"};
 constexpr size_t kInfo = 1;
 
-void WriteToStderr(const std::vector<std::string>& lines) {
+size_t WriteToStderr(const std::vector<std::string>& lines) {
   std::string text;
   for (const std::string& line : lines) {
     absl::StrAppend(&text, line, "\n");
   }
   (void)std::fwrite(text.data(), 1, text.size(), stderr);
+  return lines.size();  // There is nobody to tell that they are not.
 }
 
 struct Log {
@@ -116,11 +117,11 @@ std::string LogLevel() { return kLevels.at(TheLog().level); }
 
 bool LogsPrompts() { return TheLog().prompts; }
 
-void LogInfo(const char* msg, std::initializer_list<LogField> fields) { Write(kInfo, msg, fields); }
 bool LogsDebug() { return TheLog().level == 0; }
 
 void LogDebug(const char* msg, std::initializer_list<LogField> fields) { Write(0, msg, fields); }
 
+void LogInfo(const char* msg, std::initializer_list<LogField> fields) { Write(kInfo, msg, fields); }
 
 void LogWarning(const char* msg, std::initializer_list<LogField> fields) { Write(2, msg, fields); }
 

@@ -105,5 +105,6 @@ int main(int argc, char** argv) {
   gpr_set_log_function(LogForGrpc);
   const int status = Run(config_file);
   patchflow::StopLog();
+  signal(SIGXFSZ, SIG_IGN);  // A file at its limit is an error of the write.
   _exit(status);
 }

@@ -57,7 +57,8 @@ constexpr const char* kRejections[] = {
     reason::kStarting,         reason::kDraining,           reason::kEngineRecovering,
     reason::kEngineFailed,     reason::kDeadlineUnmeetable, reason::kCancelledByRequest,
     reason::kPoisonRequest,    reason::kInternal,           reason::kUnauthenticated,
-    reason::kPermissionDenied, reason::kRateLimited,        reason::kStoreFailed};
+    reason::kPermissionDenied, reason::kRateLimited,        reason::kStoreFailed,
+    reason::kAuditUnavailable};
 constexpr const char* kCancellations[] = {reason::kClientCancelled, reason::kCancelledByRequest};
 constexpr const char* kJobFailures[] = {reason::kEngineFailed, reason::kGpuOutOfMemory,
                                         reason::kNonFiniteOutput, reason::kInternal};
@@ -139,6 +140,15 @@ Metrics::Metrics(const std::vector<std::string>& models, const std::vector<std::
       &gauge("patchflow_store_generations", "Detached generations on disk.")->Add({});
   store_bytes_ = &gauge("patchflow_store_bytes", "Disk that they hold.")->Add({});
   store_failures_ =
+  audit_waiting_ =
+      &gauge("patchflow_audit_waiting_lines", "Lines of the audit log that wait for the disk.")
+           ->Add({});
+  audit_lost_ = &counter("patchflow_audit_lost_lines_total",
+                         "Lines that the audit log could not take; it tells their number.")
+                     ->Add({});
+  audit_behind_ = &gauge("patchflow_audit_behind",
+                         "1 while requests are refused because the audit log can't be written.")
+                       ->Add({});
       &counter("patchflow_store_failures_total", "Writes to the store that failed.")->Add({});
   slow_clients_ =
       &counter("patchflow_slow_clients_total", "Streams dropped because the client did not read.")
@@ -364,6 +374,12 @@ void Metrics::Sent(const std::string& model, absl::Duration duration) {
   if (auto found = models_.find(model); found != models_.end()) {
     found->second.send_time->Observe(absl::ToDoubleSeconds(duration));
   }
+void Metrics::SetAudit(int64_t waiting, int64_t lost, bool behind) {
+  audit_waiting_->Set(static_cast<double>(waiting));
+  audit_lost_->Increment(static_cast<double>(lost) - audit_lost_->Value());
+  audit_behind_->Set(behind ? 1 : 0);
+}
+
 }
 
 void Metrics::FirstPreview(const std::string& model, Clock::duration duration) {

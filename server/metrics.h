@@ -117,6 +117,7 @@ class Metrics {
   void Sent(const std::string& model, absl::Duration duration);
   void FirstPreview(const std::string& model, Clock::duration duration);
   void ResponseBytes(const std::string& model, size_t bytes);
+  void SetAudit(int64_t waiting, int64_t lost, bool behind);
   prometheus::Gauge& streams_open() { return *streams_open_; }
   prometheus::Counter& slow_clients() { return *slow_clients_; }
   // Since the Unix epoch; 0 without TLS.
@@ -150,6 +151,9 @@ class Metrics {
   prometheus::Family<prometheus::Counter>* requests_;
   prometheus::Family<prometheus::Counter>* rejected_;
   prometheus::Family<prometheus::Histogram>* durations_;
+  prometheus::Gauge* audit_waiting_;
+  prometheus::Counter* audit_lost_;
+  prometheus::Gauge* audit_behind_;
   prometheus::Family<prometheus::Counter>* bytes_;
   prometheus::Gauge* streams_open_;
   prometheus::Gauge* certificate_expiry_;

@@ -27,7 +27,9 @@ Registry::Registry(size_t max_bytes, absl::Duration max_age, Now now)
 absl::StatusOr<Registry::Claimed> Registry::Claim(const GenerationKey& key,
                                                   const std::string& fingerprint,
                                                   const Make& make) {
-  Remember(key);
+  if (absl::Status status = Remember(key); !status.ok()) {
+    return status;
+  }
   std::shared_ptr<Generation> replaced;
   std::lock_guard<std::mutex> lock(mutex_);
   ExpireLocked();
@@ -64,26 +66,30 @@ absl::StatusOr<Registry::Claimed> Registry::Claim(const GenerationKey& key,
   return claimed;
 }
 
-void Registry::Remember(const GenerationKey& key) {
+absl::Status Registry::Remember(const GenerationKey& key) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (known_.count(key) != 0) {
-      return;
+      return absl::OkStatus();
     }
   }
   auto recalled = recall_(key);
-  if (recalled == nullptr) {
-    return;
+  if (!recalled.ok() || *recalled == nullptr) {
+    return recalled.status();
   }
-  const size_t bytes = recalled->bytes();
+  Generation& generation = **recalled;
+  const size_t bytes = generation.bytes();
   std::lock_guard<std::mutex> lock(mutex_);
-  if (known_.emplace(key, recalled).second) {
-    KeepLocked(key, *recalled, bytes);
+  if (known_.emplace(key, *recalled).second) {
+    KeepLocked(key, generation, bytes);
   }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<Generation>> Registry::Find(const GenerationKey& key) {
-  Remember(key);
+  if (absl::Status status = Remember(key); !status.ok()) {
+    return status;
+  }
   std::lock_guard<std::mutex> lock(mutex_);
   ExpireLocked();
   auto found = known_.find(key);

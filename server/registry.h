@@ -29,8 +29,10 @@ class Registry {
   // `seed`: what an earlier run of the same request drew.
   using Make = std::function<std::shared_ptr<Generation>(std::optional<uint64_t> seed)>;
 
-  // A generation that ended in an earlier life of the server, or long ago; null if there is none.
-  using Recall = std::function<std::shared_ptr<Generation>(const GenerationKey& key)>;
+  // A generation that ended in an earlier life of the server, or long ago; null if there is none;
+  // an error if that can't be known now.
+  using Recall =
+      std::function<absl::StatusOr<std::shared_ptr<Generation>>(const GenerationKey& key)>;
 
   // Whether a generation that ended so is run anew when its request comes again.
   static bool RunsAnew(const absl::Status& status);
@@ -48,11 +50,12 @@ class Registry {
   // one. One that ended with an error that a retry may heal (UNAVAILABLE, RESOURCE_EXHAUSTED,
   // DEADLINE_EXCEEDED, the client gone) is made anew, with the same seed; any other outcome is
   // replayed. ALREADY_EXISTS / REQUEST_ID_CONFLICT; CANCELLED / CANCELLED_BY_REQUEST if it was
-  // cancelled before it came; INTERNAL / POISON_REQUEST if workers died at this fingerprint.
+  // cancelled before it came; INTERNAL / POISON_REQUEST if workers died at this fingerprint; the
+  // recall's error.
   absl::StatusOr<Claimed> Claim(const GenerationKey& key, const std::string& fingerprint,
                                 const Make& make);
 
-  // NOT_FOUND / GENERATION_NOT_FOUND, also for what belongs to another owner.
+  // NOT_FOUND / GENERATION_NOT_FOUND, also for what belongs to another owner; the recall's error.
   absl::StatusOr<std::shared_ptr<Generation>> Find(const GenerationKey& key);
 
   // The generation to cancel; null after noting the cancellation for a generation that has not
@@ -81,7 +84,7 @@ class Registry {
     Clock::time_point ended;
   };
   // Keeps what the recall knows of `key`, if it is not known here.
-  void Remember(const GenerationKey& key);
+  absl::Status Remember(const GenerationKey& key);
   void KeepLocked(const GenerationKey& key, Generation& generation, size_t bytes);
   void ExpireLocked();
   void DropOldest();

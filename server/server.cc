@@ -11,6 +11,7 @@
 #include "server/errors.h"
 #include "server/log.h"
 #include "server/otlp_client.h"
+#include "server/random.h"
 #include "server/server_parts.h"
 #include "server/version.h"
 
@@ -95,18 +96,23 @@ absl::Status Server::Restore() {
   if (parts_->store == nullptr) {
     return absl::OkStatus();
   }
-  parts_->registry.SetRecall(
-      [&store = *parts_->store](const GenerationKey& key) -> std::shared_ptr<Generation> {
-        auto stored = store.FindEnded(key);
-        if (!stored.has_value()) {
-          return nullptr;
-        }
-        auto generation = std::make_shared<Generation>(
-            std::move(stored->spec), [](Generation&) {}, stored->create_time);
-        generation->RestoreImages(std::move(stored->images));
-        generation->RestoreEnd(*stored->end, stored->end_time, std::move(stored->completed));
-        return generation;
-      });
+  parts_->registry.SetRecall([&store = *parts_->store](const GenerationKey& key)
+                                 -> absl::StatusOr<std::shared_ptr<Generation>> {
+    auto stored = store.FindEnded(key);
+    if (absl::IsUnavailable(stored.status())) {
+      return WithRetry(MakeError(absl::StatusCode::kUnavailable, reason::kStoreFailed,
+                                 "stored generations cannot be read at present"),
+                       Jittered(absl::Seconds(1)));
+    }
+    if (!stored.ok()) {
+      return nullptr;  // What cannot be read any more is as good as gone.
+    }
+    auto generation = std::make_shared<Generation>(
+        std::move(stored->spec), [](Generation&) {}, stored->create_time);
+    generation->RestoreImages(std::move(stored->images));
+    generation->RestoreEnd(*stored->end, stored->end_time, std::move(stored->completed));
+    return generation;
+  });
   auto unfinished = parts_->store->Unfinished();
   if (!unfinished.ok()) {
     return unfinished.status();
@@ -240,13 +246,18 @@ void Server::Tick() {
     model->TellPositions();
   }
   parts_->registry.Expire();
+  const bool behind = parts_->audit->figures().behind;
+  if (audit_behind_.exchange(behind) != behind) {
+    LogWarning(behind ? "not ready: the audit log is behind" : "the audit log has caught up");
+    UpdateHealth();
+  }
   if (ticking_) {
     parts_->timer->After(kTick, [this] { Tick(); });
   }
 }
 
 void Server::UpdateHealth() {
-  const bool ready = !draining_ && !drained_by_admin_ &&
+  const bool ready = !draining_ && !drained_by_admin_ && !audit_behind_ &&
                      std::all_of(parts_->models.begin(), parts_->models.end(),
                                  [](const auto& entry) { return entry.second->ready(); });
   parts_->health.SetReady(ready);

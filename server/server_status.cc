@@ -78,6 +78,8 @@ void Server::RefreshMetrics() {
     const Store::Figures figures = parts_->store->figures();
     parts_->metrics.SetStore(figures.generations, figures.bytes, figures.failures);
   }
+  const AuditLog::Figures audit = parts_->audit->figures();
+  parts_->metrics.SetAudit(audit.waiting, audit.lost, audit.behind);
   for (const auto& [name, model] : parts_->models) {
     const ModelMetrics& metrics = model->metrics();
     metrics.ready->Set(model->ready() ? 1 : 0);

@@ -80,7 +80,7 @@ absl::StatusOr<SqlDatabase> OpenSql(const std::string& file) {
   if (status.ok()) {
     status = RunSql(opened,
                     "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;"
-                    "PRAGMA synchronous = NORMAL; PRAGMA journal_size_limit = 67108864;"
+                    "PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864;"
                     "PRAGMA busy_timeout = 5000");
   }
   if (!status.ok()) {

@@ -44,8 +44,8 @@ struct SqlCloser {
 };
 using SqlDatabase = std::unique_ptr<sqlite3, SqlCloser>;
 
-// Opens or makes the file, in write-ahead mode: what was committed outlives the process, though not
-// a loss of power. UNAVAILABLE naming the file.
+// Opens or makes the file, in write-ahead mode: what was committed is on the disk. UNAVAILABLE
+// naming the file.
 absl::StatusOr<SqlDatabase> OpenSql(const std::string& file);
 
 // Runs statements that return nothing.

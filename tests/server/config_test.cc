@@ -209,8 +209,8 @@ security:
   tokens: tokens.yaml
 limits: {max_queue_work: 10m, requests_per_second: 2.5, burst: 7, max_streams: 9,
          max_connection_age: 5m}
-audit: {file: audit.jsonl, max_bytes: 4096, max_files: 3}
-store: {directory: store, max_bytes: 2097152, max_age: 1h}
+audit: {file: audit.jsonl, max_bytes: 4096, max_files: 3, max_delay: 500ms}
+store: {directory: store, max_bytes: 2097152, max_age: 1h, max_wait: 3s}
 )");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->health, "0.0.0.0:2");
@@ -230,6 +230,8 @@ store: {directory: store, max_bytes: 2097152, max_age: 1h}
   EXPECT_EQ(config->store.directory, Directory() + "/store");
   EXPECT_EQ(config->store.max_bytes, 2 << 20);
   EXPECT_EQ(config->store.max_age, absl::Hours(1));
+  EXPECT_EQ(config->audit.max_delay, absl::Milliseconds(500));
+  EXPECT_EQ(config->store.max_wait, absl::Seconds(3));
 }
 
 TEST(ConfigTest, ReadsWhereTracesGo) {

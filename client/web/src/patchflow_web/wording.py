@@ -25,6 +25,7 @@ _TITLES = {
     "ENGINE_FAILED": "The engine failed",
     "PLAN_CHANGED": "The server changed while this was drawn",
     "STORE_FAILED": "The server could not keep this request",
+    "AUDIT_UNAVAILABLE": "The server can't keep its records now",
     "DEADLINE_UNMEETABLE": "This would take longer than allowed",
     "DEADLINE_IN_QUEUE": "It waited too long in the queue",
     "DEADLINE_RUNNING": "It took longer than allowed",

@@ -1,0 +1,50 @@
+// The file that the audit log is written into, and older ones beside it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace patchflow {
+
+// Appends lines to a file. Before it grows beyond `max_bytes` it is set aside: "audit.jsonl"
+// becomes "audit.1.jsonl", that one "audit.2.jsonl", and so on to `max_files`, the last of which is
+// removed. A FIFO or a device may take its place; those are never set aside. For one thread at a
+// time.
+class AuditFile {
+ public:
+  // Opens or makes it. A line that an earlier process left unfinished is ended. UNAVAILABLE with
+  // the system's word for it.
+  static absl::StatusOr<std::unique_ptr<AuditFile>> Open(const std::string& path, int64_t max_bytes,
+                                                         int max_files);
+  ~AuditFile();
+  AuditFile(const AuditFile&) = delete;
+  AuditFile& operator=(const AuditFile&) = delete;
+
+  // How many of the lines are in the file, from the first; fewer than all after an error, which
+  // error() tells. The next call must begin with the first that is not: it may be there in part,
+  // and is then continued. Waits for as long as the system does.
+  size_t Append(const std::vector<std::string>& lines);
+  const std::string& error() const { return error_; }
+
+ private:
+  AuditFile(std::string path, int64_t max_bytes, int max_files);
+  absl::Status OpenFile();
+  absl::Status SetAside();
+  std::string NameOf(int number) const;
+  bool WriteAll(const std::string& text, size_t& written);
+
+  const std::string path_;
+  const int64_t max_bytes_;
+  const int max_files_;
+  int file_ = -1;
+  bool regular_ = false;
+  int64_t size_ = 0;
+  size_t begun_ = 0;  // Bytes of the next line that are in the file.
+  std::string error_;
+};
+
+}  // namespace patchflow
