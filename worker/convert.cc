@@ -189,10 +189,23 @@ worker::v1::ImageDone ImageDoneOf(const FinishedImage& image) {
 }
 
 worker::v1::WorkerState StateOf(WorkerState state) {
-  constexpr std::array kStates = {worker::v1::WORKER_STATE_LOADING, worker::v1::WORKER_STATE_READY,
-                                  worker::v1::WORKER_STATE_BUSY, worker::v1::WORKER_STATE_FAILED,
-                                  worker::v1::WORKER_STATE_WAITING};
+  constexpr std::array kStates = {
+      worker::v1::WORKER_STATE_LOADING, worker::v1::WORKER_STATE_READY,
+      worker::v1::WORKER_STATE_BUSY,    worker::v1::WORKER_STATE_FAILED,
+      worker::v1::WORKER_STATE_WAITING, worker::v1::WORKER_STATE_WARMING};
   return kStates.at(static_cast<size_t>(state));
+}
+
+worker::v1::DeviceFault DeviceFaultOf(const DeviceFault& fault) {
+  constexpr std::array kKinds = {
+      worker::v1::DEVICE_FAULT_KIND_XID, worker::v1::DEVICE_FAULT_KIND_ECC,
+      worker::v1::DEVICE_FAULT_KIND_NVLINK, worker::v1::DEVICE_FAULT_KIND_CUDA_ERROR};
+  worker::v1::DeviceFault told;
+  told.set_kind(kKinds.at(static_cast<size_t>(fault.kind)));
+  told.set_code(fault.code);
+  told.set_device(fault.device);
+  told.set_text(fault.text);
+  return told;
 }
 
 v1::Model ModelOf(const Offer& offer, const std::string& layout) {

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "patchflow/worker/v1/worker.pb.h"
+#include "worker/device_fault.h"
 #include "worker/job.h"
 #include "worker/offer.h"
 
@@ -28,6 +29,7 @@ v1::ImageHeader ImageHeaderOf(const FinishedImage& image);
 worker::v1::ImageDone ImageDoneOf(const FinishedImage& image);
 
 worker::v1::WorkerState StateOf(WorkerState state);
+worker::v1::DeviceFault DeviceFaultOf(const DeviceFault& fault);
 v1::Model ModelOf(const Offer& offer, const std::string& layout);
 worker::v1::RankStatus RankStatusOf(int rank, const RankFigures& figures);
 int64_t NanosecondsOf(RankTrace::Clock::time_point when);

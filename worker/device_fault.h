@@ -1,40 +1,30 @@
-// Whether a GPU can be used again after a fault.
+// What is wrong with a GPU.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
-#include <memory>
+#include <cstdint>
 #include <optional>
 #include <string>
-#include <vector>
-
-#include "worker/nvml_watch.h"
 
 namespace patchflow {
 
+// How it shows: see worker.proto.
+enum class DeviceFaultKind { kXid, kEcc, kNvlink, kCudaError };
+
 struct DeviceFault {
-  std::string text;   // "cuda:0 gives CUDA error 700 (cudaErrorIllegalAddress)"
-  int exit_code = 0;  // See exit_codes.h.
+  DeviceFaultKind kind = DeviceFaultKind::kXid;
+  int64_t code = 0;    // The Xid, the number of ECC errors, or the code of cudaError_t.
+  std::string device;  // As the driver or CUDA calls it: "0000:1B:00.0", "cuda:0".
+  std::string text;    // "cuda:0 gives CUDA error 700 (cudaErrorIllegalAddress)"
+
+  // Another start won't help. Otherwise a new process may be rid of it.
+  bool broken() const { return kind != DeviceFaultKind::kCudaError; }
+  // How the worker ends for it: see exit_codes.h.
+  int exit_code() const;
 };
 
 // What a code of cudaError_t that a call on a device gave says of it: broken hardware (ECC, NVLink,
-// contained errors), or an error that every further call of this process gives too, which a new
-// process may be rid of. Nothing for other codes.
+// contained errors), or an error that every further call of this process gives too. Nothing for
+// other codes.
 std::optional<DeviceFault> FaultOfCudaError(int code, const std::string& device);
-
-// The devices of this worker. Used by one thread at a time.
-class DeviceWatch {
- public:
-  // Listens to the driver from now on, where there are GPUs and NVML; logs if it can't.
-  explicit DeviceWatch(std::vector<at::Device> devices);
-
-  // Asks the driver for Xid and ECC errors, and every GPU for an error that stays. Does not wait
-  // for what they do. Nothing on CPUs.
-  std::optional<DeviceFault> Find();
-
- private:
-  const std::vector<at::Device> devices_;
-  std::unique_ptr<NvmlWatch> driver_;  // Null: not listened to.
-};
 
 }  // namespace patchflow

@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "engine/status_of.h"
 #include "worker/digest.h"
+#include "worker/log.h"
+#include "worker/watchdog_phase.h"
 
 namespace patchflow {
 namespace {
@@ -36,6 +38,20 @@ absl::StatusOr<FinishedImage> Encode(const JobImage& asked, Generated made,
   image.sha256 = Sha256(image.bytes);
   image.encode_time = absl::FromChrono(std::chrono::steady_clock::now() - begin);
   return image;
+}
+
+void LogImage(const FinishedImage& image) {
+  if (!Logs(LogLevel::kDebug)) return;
+  Log(LogLevel::kDebug, "image made",
+      {{"index", image.index},
+       {"width_px", image.width_px},
+       {"height_px", image.height_px},
+       {"bytes", image.bytes.size()},
+       {"steps", image.step_times.size()},
+       {"text_seconds", absl::ToDoubleSeconds(image.times.text)},
+       {"denoise_seconds", absl::ToDoubleSeconds(image.times.denoise)},
+       {"decode_seconds", absl::ToDoubleSeconds(image.times.decode)},
+       {"encode_seconds", absl::ToDoubleSeconds(image.encode_time)}});
 }
 
 }  // namespace
@@ -67,6 +83,7 @@ struct Encoder::Encoding::Shared {
       changed.notify_all();
     }
     const absl::Status status = image.status();
+    if (status.ok()) LogImage(*image);
     if (status.ok()) events->OnImage(*std::move(image));
     const std::lock_guard lock(mutex);
     result = status;
@@ -82,11 +99,12 @@ absl::Status Encoder::Encoding::Wait() {
   if (!shared_->changed.wait_for(lock, absl::ToChronoNanoseconds(limit_),
                                  [this] { return shared_->encoded; })) {
     shared_->abandoned = true;
-    shared_->result =
+    shared_->result = WithWatchdogPhase(
         WithEngineReason(absl::UnavailableError(absl::StrCat(
                              "the encoding of image ", shared_->asked.index, " showed no end for ",
                              absl::FormatDuration(limit_), " in encode")),
-                         "ENGINE_FAILED");
+                         "ENGINE_FAILED"),
+        "encode");
     thread_.detach();
     return *shared_->result;
   }

@@ -74,6 +74,10 @@ ParsedFlags ParseFlags(int argc, const char* const* argv) {
       ->capture_default_str();
   app.add_option("--black-box", flags.black_box,
                  "File to record in what happens, for `patchflow diagnose` after a fault");
+  app.add_option("--log-level", flags.log_level,
+                 "debug, info, warning or error, until a front end says otherwise")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->capture_default_str();
   app.add_option("--fault-orders", flags.fault_orders,
                  "For `patchflow chaos`: file whose orders to fail this worker obeys");
   app.add_flag("--die-with-parent", flags.die_with_parent,

@@ -30,6 +30,7 @@ struct WorkerFlags {
   absl::Duration first_run_timeout = absl::Seconds(120);
   absl::Duration phase_timeout = absl::Seconds(10);
   std::string black_box;
+  std::string log_level = "info";
   std::string fault_orders;
   bool die_with_parent = false;
 };

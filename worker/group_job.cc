@@ -6,11 +6,18 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/status_of.h"
+#include "worker/watchdog_phase.h"
 
 namespace patchflow {
 namespace {
 
 constexpr absl::Duration kSlice = absl::Milliseconds(100);
+
+// As watchdogs call it; nothing: of one that has not begun.
+std::string WatchdogName(std::optional<Phase> phase, bool loading) {
+  if (!phase.has_value()) return loading ? "load" : "text";
+  return *phase == Phase::kDenoise ? "step" : NameOf(*phase);
+}
 
 // The present phase, if it has not ended.
 void EndPhase(RankTrace& trace, RankTrace::Clock::time_point when) {
@@ -132,12 +139,14 @@ void GroupJob::Examine(absl::Duration passed, const Watch& watch) {
     rank.without_sign += passed;
     const absl::Duration limit = watch.limit(rank.phase);
     if (rank.without_sign <= limit) continue;
-    failure_ = WithEngineReason(absl::UnavailableError(absl::StrCat(
-                                    "rank ", watch.first_rank + static_cast<int>(i),
-                                    " showed no progress for ", absl::FormatDuration(limit), " in ",
-                                    rank.phase.has_value() ? NameOf(*rank.phase) : "start",
-                                    ", after ", rank.steps_done, " steps")),
-                                "ENGINE_FAILED");
+    failure_ = WithWatchdogPhase(
+        WithEngineReason(absl::UnavailableError(absl::StrCat(
+                             "rank ", watch.first_rank + static_cast<int>(i),
+                             " showed no progress for ", absl::FormatDuration(limit), " in ",
+                             rank.phase.has_value() ? NameOf(*rank.phase) : "start", ", after ",
+                             rank.steps_done, " steps")),
+                         "ENGINE_FAILED"),
+        WatchdogName(rank.phase, loading_));
     return;
   }
 }

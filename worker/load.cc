@@ -39,6 +39,8 @@ absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options
   group.phase_timeout = options.phase_timeout;
   group.abort_timeout = kAbort;
   group.abort = [worlds, watch = options.watch](const std::string& reason) {
+    // Nobody has aborted it yet: it has found its fault itself.
+    if (worlds->failure && !worlds->failure().empty()) ++*watch.nccl_errors;
     watch.OnFault(reason);
     worlds->carriers.front()->Abort(reason);
   };
@@ -169,6 +171,7 @@ absl::StatusOr<LoadedGroup> Load(LoadOptions options, int first_rank,
   if (!warmup_time.ok()) return warmup_time.status();
   const absl::StatusOr<std::string> model_digest = digest.get();
   if (!model_digest.ok()) return model_digest.status();
+  options.on_warm_up();
 
   const Plan plan = PlanOf(options, *model_digest);
   LoadedGroup loaded;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct LoadOptions {
   absl::Duration first_run_timeout = absl::Seconds(120);
   absl::Duration phase_timeout = absl::Seconds(10);
   RankWatch watch;
+  std::function<void()> on_warm_up = [] {};  // Its weights are read, and it begins to warm up.
 };
 
 // Checks layout and warm-up against the model, loads all ranks, digests the checkpoint meanwhile,

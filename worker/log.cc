@@ -4,6 +4,8 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <array>
+#include <atomic>
 #include <memory>
 
 #include "absl/time/clock.h"
@@ -33,21 +35,30 @@ Writer& TheWriter() {
   return *writer;
 }
 
-const char* NameOf(LogLevel level) {
-  switch (level) {
-    case LogLevel::kInfo:
-      return "info";
-    case LogLevel::kWarning:
-      return "warning";
-    case LogLevel::kError:
-      return "error";
-  }
-  return "";
-}
+constexpr std::array kLevels = {"debug", "info", "warning", "error"};
+std::atomic<LogLevel> least_level = LogLevel::kInfo;
+
+const char* NameOf(LogLevel level) { return kLevels.at(static_cast<size_t>(level)); }
 
 }  // namespace
 
+bool SetLogLevel(std::string_view level) {
+  for (size_t i = 0; i < kLevels.size(); ++i) {
+    if (level != kLevels.at(i)) continue;
+    const auto now = static_cast<LogLevel>(i);
+    const LogLevel before = least_level.exchange(now);
+    if (before != now) Log(now, "log level", {{"now", NameOf(now)}, {"before", NameOf(before)}});
+    return true;
+  }
+  return false;
+}
+
+std::string LogLevelName() { return NameOf(least_level); }
+
+bool Logs(LogLevel level) { return level >= least_level; }
+
 void Log(LogLevel level, const char* msg, const nlohmann::ordered_json& fields) {
+  if (!Logs(level)) return;
   nlohmann::ordered_json line;
   line["time"] = absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", absl::Now(), absl::UTCTimeZone());
   line["level"] = NameOf(level);

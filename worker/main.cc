@@ -25,7 +25,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "worker/device_fault.h"
+#include "worker/device_watch.h"
 #include "worker/exit_codes.h"
 #include "worker/flags.h"
 #include "worker/health.h"
@@ -41,8 +41,11 @@ namespace patchflow {
 namespace {
 
 constexpr absl::Duration kStopJob = absl::Seconds(10);  // Loading is not waited for.
-// A failed worker answers a little longer, so that its front end hears why.
-constexpr absl::Duration kTellFailure = absl::Milliseconds(250);
+// A failed worker answers until all who watch it have been written why, and a little longer, so
+// that it also reaches them.
+constexpr absl::Duration kTellFailure = absl::Seconds(2);
+constexpr absl::Duration kReach = absl::Milliseconds(250);
+constexpr absl::Duration kAskDriver = absl::Milliseconds(500);
 constexpr absl::Duration kEndCalls = absl::Milliseconds(250);
 constexpr size_t kMaxSocketPathBytes = 107;
 
@@ -186,9 +189,12 @@ int ExitCodeOf(const absl::Status& failure) {
              : kExitFailed;
 }
 
-WorkerOptions OptionsOf(const WorkerFlags& flags, const LoadOptions& load, absl::Time process_start,
-                        Ending& ending) {
+WorkerOptions OptionsOf(const WorkerFlags& flags, LoadOptions load, absl::Time process_start,
+                        const std::shared_ptr<DeviceWatch>& devices, Ending& ending) {
   WorkerOptions options;
+  const auto warms_up = std::make_shared<std::function<void()>>();
+  options.before_load = [warms_up](std::function<void()> hook) { *warms_up = std::move(hook); };
+  load.on_warm_up = [warms_up] { (*warms_up)(); };
   options.layout = ToString(load.layout);
   options.ranks = flags.ranks;
   options.process_start = process_start;
@@ -212,14 +218,16 @@ WorkerOptions OptionsOf(const WorkerFlags& flags, const LoadOptions& load, absl:
     };
   }
   options.load = [tell, load] { return tell(LoadGroup(load)); };
-  const auto devices = std::make_shared<DeviceWatch>(load.devices.of_rank);
+  options.find_device_fault = [devices] { return devices->Find(); };
+  options.nccl_errors = [errors = load.watch.nccl_errors] { return errors->load(); };
   options.on_failed = [&ending, load, devices](const absl::Status& failure) {
     load.watch.OnFault(absl::StrCat(absl::StatusCodeToString(failure.code()), " ",
                                     EngineReasonOf(failure), ": ", failure.message()));
     const std::optional<DeviceFault> device = devices->Find();
     if (device.has_value()) {
       Log(LogLevel::kError, "device fault", {{"text", device->text}});
-      return ending.Set({device->exit_code, absl::StrCat(device->text, "; ", failure.ToString())});
+      return ending.Set(
+          {device->exit_code(), absl::StrCat(device->text, "; ", failure.ToString())});
     }
     ending.Set({ExitCodeOf(failure), failure.ToString()});
   };
@@ -231,6 +239,7 @@ int Main(int argc, char** argv) {
   const ParsedFlags parsed = ParseFlags(argc, argv);
   if (parsed.exit_code.has_value()) return *parsed.exit_code;
   const WorkerFlags& flags = parsed.flags;
+  SetLogLevel(flags.log_level);
   if (flags.die_with_parent) {
     const pid_t parent = getppid();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -258,6 +267,7 @@ int Main(int argc, char** argv) {
 
   Ending ending;
   TakeSignals(signals, ending);
+  const auto device_watch = std::make_shared<DeviceWatch>(devices->of_rank);
   Worker worker(OptionsOf(flags,
                           {.model_dir = flags.model,
                            .devices = *std::move(devices),
@@ -270,7 +280,12 @@ int Main(int argc, char** argv) {
                            .first_run_timeout = flags.first_run_timeout,
                            .phase_timeout = flags.phase_timeout,
                            .watch = *watch},
-                          process_start, ending));
+                          process_start, device_watch, ending));
+  const DeviceAlarm alarm(
+      [device_watch] { return device_watch->AskDriver(); }, kAskDriver,
+      [&worker](const DeviceFault& fault) {
+        worker.Fail(WithEngineReason(absl::UnavailableError(fault.text), "ENGINE_FAILED"));
+      });
   WorkerService service(worker);
   const std::unique_ptr<grpc::Server> server = Serve(flags, service);
   if (server == nullptr) {
@@ -294,8 +309,12 @@ int Main(int argc, char** argv) {
   const Ending::Reason reason = ending.Wait();
   Log(reason.exit_code == kExitOk ? LogLevel::kInfo : LogLevel::kError, "ending",
       {{"why", reason.text}});
-  if (reason.exit_code != kExitOk) absl::SleepFor(kTellFailure);
-  const bool loading = worker.Describe().state == WorkerState::kLoading;
+  if (reason.exit_code != kExitOk) {
+    service.AwaitTold(kTellFailure);
+    absl::SleepFor(kReach);
+  }
+  const WorkerState state = worker.Describe().state;
+  const bool loading = state == WorkerState::kLoading || state == WorkerState::kWarming;
   const bool stopped =
       reason.exit_code == kExitOk && worker.Stop(loading ? absl::ZeroDuration() : kStopJob);
   server->Shutdown(absl::ToChronoTime(absl::Now() + kEndCalls));

@@ -118,19 +118,22 @@ NvmlWatch::~NvmlWatch() {
   dlclose(library_->handle);
 }
 
-std::vector<std::string> NvmlWatch::TakeFaults() {
-  std::vector<std::string> faults;
+std::vector<DeviceFault> NvmlWatch::TakeFaults() {
+  std::vector<DeviceFault> faults;
   EventData event{};
   for (int i = 0; i < kMaxEvents && library_->wait(library_->set, &event, 0) == kSuccess; ++i) {
     if (event.type == kXidEvent && XidMeansBrokenDevice(event.data)) {
-      faults.push_back(absl::StrCat(library_->BusIdOf(event.device), ": Xid ", event.data));
+      const std::string device = library_->BusIdOf(event.device);
+      faults.push_back({DeviceFaultKind::kXid, static_cast<int64_t>(event.data), device,
+                        absl::StrCat(device, ": Xid ", event.data)});
     }
   }
   for (Library::Watched& one : library_->watched) {
     const unsigned long long now = library_->EccErrors(one.device);
     if (now > one.ecc_errors) {
-      faults.push_back(
-          absl::StrCat(one.bus_id, ": ", now - one.ecc_errors, " uncorrectable ECC errors"));
+      const auto errors = static_cast<int64_t>(now - one.ecc_errors);
+      faults.push_back({DeviceFaultKind::kEcc, errors, one.bus_id,
+                        absl::StrCat(one.bus_id, ": ", errors, " uncorrectable ECC errors")});
     }
     one.ecc_errors = now;
   }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "worker/device_fault.h"
 
 namespace patchflow {
 
@@ -21,10 +22,10 @@ class NvmlWatch {
   NvmlWatch(const NvmlWatch&) = delete;
   NvmlWatch& operator=(const NvmlWatch&) = delete;
 
-  // What has come up since Open() or the last call that means broken hardware: "0000:1B:00.0: Xid
-  // 79", "0000:1B:00.0: 2 uncorrectable ECC errors". Xid errors that a program can cause are left
-  // out. Does not wait.
-  std::vector<std::string> TakeFaults();
+  // What has come up since Open() or the last call that means broken hardware, in words as
+  // "0000:1B:00.0: Xid 79", "0000:1B:00.0: 2 uncorrectable ECC errors". Xid errors that a program
+  // can cause are left out. Does not wait.
+  std::vector<DeviceFault> TakeFaults();
 
  private:
   struct Library;

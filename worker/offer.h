@@ -12,7 +12,7 @@
 
 namespace patchflow {
 
-enum class WorkerState { kLoading, kReady, kBusy, kFailed, kWaiting };
+enum class WorkerState { kLoading, kReady, kBusy, kFailed, kWaiting, kWarming };
 
 // Known once the group has loaded.
 struct Offer {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "worker/log.h"
+#include "worker/watchdog_phase.h"
 
 namespace patchflow {
 namespace {
@@ -114,10 +115,11 @@ absl::StatusOr<absl::Duration> WarmUp(const WarmUpPlan& plan, RankGroup& group) 
     for (int image = 0; image < plan.images_each; ++image) {
       const absl::Status made = group.Run(request, {}, nullptr).status();
       if (!made.ok()) {
-        return WithEngineReason(
+        const absl::Status failed = WithEngineReason(
             absl::Status(made.code(),
                          absl::StrCat("warm-up of ", ToString(size), ": ", made.message())),
             EngineReasonOf(made));
+        return WatchdogPhaseOf(made).empty() ? failed : WithWatchdogPhase(failed, "warm_up");
       }
     }
     Log(LogLevel::kInfo, "warmed up",

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <thread>
-#include <utility>
 
 #include "worker/convert.h"
+#include "worker/log.h"
 
 namespace patchflow {
 namespace {
@@ -22,6 +22,11 @@ worker::v1::WatchResponse BeatOf(const Worker& worker, const Worker::Snapshot& s
   worker::v1::WatchResponse beat;
   beat.set_state(StateOf(snapshot.state));
   beat.set_failure(snapshot.failure);
+  if (snapshot.device_fault.has_value()) {
+    *beat.mutable_device_fault() = DeviceFaultOf(*snapshot.device_fault);
+  }
+  beat.set_watchdog_phase(snapshot.watchdog_phase);
+  beat.set_nccl_errors(worker.NcclErrors());
   int rank = 0;
   if (const Membership* membership = worker.membership()) {
     beat.set_epoch(membership->ownership().epoch);
@@ -35,9 +40,38 @@ worker::v1::WatchResponse BeatOf(const Worker& worker, const Worker::Snapshot& s
 
 }  // namespace
 
+bool Watchers::Enter(int limit) {
+  const std::lock_guard lock(mutex_);
+  if (untold_ + told_ >= limit) return false;
+  ++untold_;
+  return true;
+}
+
+void Watchers::Tell() {
+  const std::lock_guard lock(mutex_);
+  --untold_;
+  ++told_;
+  changed_.notify_all();
+}
+
+void Watchers::Leave(bool told) {
+  const std::lock_guard lock(mutex_);
+  --(told ? told_ : untold_);
+  changed_.notify_all();
+}
+
+bool Watchers::AwaitTold(absl::Duration timeout) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, absl::ToChronoNanoseconds(timeout),
+                           [this] { return untold_ == 0; });
+}
+
 WatchReactor::WatchReactor(Worker& worker, const worker::v1::WatchRequest& request,
-                           std::function<void()> on_done)
-    : interval_(IntervalOf(request)), on_done_(std::move(on_done)) {
+                           Watchers& watchers)
+    : interval_(IntervalOf(request)), watchers_(watchers) {
+  if (!request.log_level().empty() && !SetLogLevel(request.log_level())) {
+    Log(LogLevel::kWarning, "a level of log that is none", {{"level", request.log_level()}});
+  }
   std::thread([this, &worker] { Beat(worker); }).detach();
 }
 
@@ -46,6 +80,10 @@ void WatchReactor::Beat(Worker& worker) {
   while (good && !stop_.stop_requested()) {
     const Worker::Snapshot snapshot = worker.Describe();
     good = Write(BeatOf(worker, snapshot));
+    if (good && !told_ && snapshot.state == WorkerState::kFailed) {
+      told_ = true;
+      watchers_.Tell();
+    }
     if (good) worker.WaitForChange(snapshot.version, interval_, stop_.get_token());
   }
   Finish(grpc::Status::OK);  // The last that this thread does: OnDone() may already have run.
@@ -69,7 +107,7 @@ void WatchReactor::OnWriteDone(bool ok) {
 }
 
 void WatchReactor::OnDone() {
-  on_done_();
+  watchers_.Leave(told_);
   delete this;
 }
 

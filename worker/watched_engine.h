@@ -1,6 +1,8 @@
 // What watches the ranks of this process: the black box, and orders to fail.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -20,6 +22,8 @@ struct RankWatch {
   BlackBox* black_box = nullptr;    // Null: nothing is recorded.
   FaultInjector* faults = nullptr;  // Null: no orders.
   int warm_up_images = 1;           // The first ones of each rank.
+  // Errors of NCCL, and operations that it did not end in time.
+  std::shared_ptr<std::atomic<int64_t>> nccl_errors = std::make_shared<std::atomic<int64_t>>(0);
 
   // At a fault of the group, before its ranks are told.
   void OnFault(const std::string& why) const;

@@ -1,17 +1,24 @@
 #include "worker/worker.h"
 
+#include <array>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "worker/encoder.h"
 #include "worker/log.h"
+#include "worker/watchdog_phase.h"
 
 namespace patchflow {
 namespace {
 
 absl::Status Unavailable(const char* message, const char* reason) {
   return WithEngineReason(absl::UnavailableError(message), reason);
+}
+
+const char* NameOf(WorkerState state) {
+  constexpr std::array kNames = {"loading", "ready", "busy", "failed", "waiting", "warming"};
+  return kNames.at(static_cast<size_t>(state));
 }
 
 // After these the ranks are as good as before.
@@ -40,12 +47,19 @@ Worker::Worker(WorkerOptions options)
 Worker::~Worker() { Stop(absl::InfiniteDuration()); }
 
 bool Worker::SetState(WorkerState state, const absl::Status& failure) {
+  std::optional<DeviceFault> fault;
+  if (state == WorkerState::kFailed && options_.find_device_fault) {
+    fault = options_.find_device_fault();
+  }
   const std::lock_guard lock(mutex_);
   if (snapshot_.state == WorkerState::kFailed) return false;
   snapshot_.state = state;
   snapshot_.failure = std::string(failure.message());
+  snapshot_.device_fault = std::move(fault);
+  snapshot_.watchdog_phase = WatchdogPhaseOf(failure);
   ++snapshot_.version;
   changed_.notify_all();
+  Log(LogLevel::kDebug, "worker is", {{"state", NameOf(state)}, {"failure", snapshot_.failure}});
   return true;
 }
 
@@ -56,7 +70,14 @@ std::optional<Place> Worker::AwaitPlace() {
   return stopping_ ? std::nullopt : membership_->place();
 }
 
+void Worker::Fail(const absl::Status& failure) {
+  if (SetState(WorkerState::kFailed, failure)) options_.on_failed(failure);
+}
+
 std::optional<absl::StatusOr<LoadedGroup>> Worker::Load() {
+  if (options_.before_load) {
+    options_.before_load([this] { SetState(WorkerState::kWarming); });
+  }
   if (!options_.share.has_value()) return options_.load();
   if (const absl::Status status = options_.share->check(); !status.ok()) {
     return absl::StatusOr<LoadedGroup>(status);
@@ -71,8 +92,7 @@ std::optional<absl::StatusOr<LoadedGroup>> Worker::Load() {
 void Worker::Main() {
   std::optional<absl::StatusOr<LoadedGroup>> loading = Load();
   if (loading.has_value() && !loading->ok()) {
-    SetState(WorkerState::kFailed, loading->status());
-    options_.on_failed(loading->status());
+    Fail(loading->status());
   } else if (loading.has_value()) {
     LoadedGroup loaded = **std::move(loading);
     loaded.offer.load_time = absl::Now() - load_start_;
@@ -153,6 +173,7 @@ absl::Status Worker::Start(Job job, std::stop_token stop, std::shared_ptr<JobEve
   switch (snapshot_.state) {
     case WorkerState::kWaiting:
     case WorkerState::kLoading:
+    case WorkerState::kWarming:
       return Unavailable("the worker loads its model", "STARTING");
     case WorkerState::kFailed:
       return Unavailable("the worker has failed", "ENGINE_FAILED");
@@ -170,6 +191,8 @@ absl::Status Worker::Start(Job job, std::stop_token stop, std::shared_ptr<JobEve
   }
   snapshot_.state = WorkerState::kBusy;
   ++snapshot_.version;
+  Log(LogLevel::kDebug, "job begins",
+      {{"request_id", job.request_id}, {"number", job.number}, {"images", job.images.size()}});
   stop_running_ = std::stop_source();
   next_ = Task{std::move(job), std::move(stop), std::move(events), std::move(agreement)};
   changed_.notify_all();
@@ -205,8 +228,7 @@ absl::Status Worker::Leave(const Ownership& owner, const std::string& why) {
   if (absl::Status status = membership_->CheckLeave(owner); !status.ok()) return status;
   const absl::Status left =
       Unavailable(absl::StrCat("told to leave its group: ", why).c_str(), "ENGINE_FAILED");
-  SetState(WorkerState::kFailed, left);
-  options_.on_failed(left);
+  Fail(left);
   return absl::OkStatus();
 }
 

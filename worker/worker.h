@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "worker/device_fault.h"
 #include "worker/job.h"
 #include "worker/membership.h"
 #include "worker/offer.h"
@@ -54,7 +55,14 @@ struct WorkerOptions {
   std::function<void(const absl::Status& failure)> on_failed;
 };
 
-// Thread-safe. LOADING -> READY <-> BUSY, and FAILED for good. A share is WAITING before it loads.
+  // What follows may be empty.
+  // Told first of all, on the worker's thread: what `load` is to call when it begins to warm up.
+  std::function<void(std::function<void()> warms_up)> before_load = nullptr;
+  // Asked once it has failed, before anyone is told: whether a device is why. Any thread.
+  std::function<std::optional<DeviceFault>()> find_device_fault = nullptr;
+  std::function<int64_t()> nccl_errors = nullptr;  // Since the start. Any thread.
+// Thread-safe. LOADING -> WARMING -> READY <-> BUSY, and FAILED for good. A share is WAITING before
+// it loads.
 class Worker {
  public:
   explicit Worker(WorkerOptions options);  // Starts to load.
@@ -85,9 +93,14 @@ class Worker {
   struct Snapshot {
     WorkerState state = WorkerState::kLoading;
     std::string failure;
-    uint64_t version = 0;  // Of state.
+    std::optional<DeviceFault> device_fault;  // If a device is why it FAILED.
+    std::string watchdog_phase;               // If it FAILED because something took too long: what.
+    uint64_t version = 0;                     // Of state.
     std::optional<Offer> offer;
   };
+  // Whatever it does, it is of no further use: FAILED, as after a job that failed.
+  void Fail(const absl::Status& failure);
+
   Snapshot Describe() const;
   // Returns when the state is no longer of `version`, after `timeout`, or when `stop` is requested.
   void WaitForChange(uint64_t version, absl::Duration timeout, std::stop_token stop) const;
@@ -98,6 +111,7 @@ class Worker {
  private:
   struct Task {
     Job job;
+  int64_t NcclErrors() const { return options_.nccl_errors ? options_.nccl_errors() : 0; }
     std::stop_token stop;
     std::shared_ptr<JobEvents> events;
     std::shared_ptr<JobAgreement> agreement;  // Of a share.

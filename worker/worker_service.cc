@@ -1,6 +1,7 @@
 #include "worker/worker_service.h"
 
 #include "absl/strings/str_cat.h"
+#include "worker/build.h"
 #include "worker/convert.h"
 #include "worker/execute_call.h"
 #include "worker/status.h"
@@ -53,6 +54,10 @@ grpc::ServerUnaryReactor* WorkerService::Describe(grpc::CallbackServerContext* c
   }
   return Reply(context, absl::OkStatus());
 }
+  if (snapshot.device_fault.has_value()) {
+    *response->mutable_device_fault() = DeviceFaultOf(*snapshot.device_fault);
+  }
+  *response->mutable_build() = WorkerBuildOf();
 
 grpc::ServerUnaryReactor* WorkerService::MakeWorld(grpc::CallbackServerContext* context,
                                                    const worker::v1::MakeWorldRequest* request,
@@ -105,10 +110,7 @@ grpc::ServerWriteReactor<worker::v1::ExecuteResponse>* WorkerService::Execute(
 
 grpc::ServerWriteReactor<worker::v1::WatchResponse>* WorkerService::Watch(
     grpc::CallbackServerContext* /*context*/, const worker::v1::WatchRequest* request) {
-  if (watchers_.fetch_add(1) < kMaxWatchers) {
-    return new WatchReactor(worker_, *request, [this] { --watchers_; });
-  }
-  --watchers_;
+  if (watchers_.Enter(kMaxWatchers)) return new WatchReactor(worker_, *request, watchers_);
   return new RefusedWatch(
       RpcStatusOf(WithEngineReason(absl::ResourceExhaustedError(absl::StrCat(
                                        "the worker is watched by ", kMaxWatchers, " already")),

@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <atomic>
+#include "worker/watch_call.h"
 
 #include "patchflow/worker/v1/worker.grpc.pb.h"
 #include "worker/worker.h"
@@ -41,8 +42,12 @@ class WorkerService final : public worker::v1::WorkerService::CallbackService {
       grpc::CallbackServerContext* context, const worker::v1::WatchRequest* request) override;
 
  private:
+  // Of a worker that FAILED: until all who watch it have been written so, or `timeout` has passed:
+  // then false.
+  bool AwaitTold(absl::Duration timeout) { return watchers_.AwaitTold(timeout); }
+
   Worker& worker_;
-  std::atomic<int> watchers_ = 0;
+  Watchers watchers_;
 };
 
 }  // namespace patchflow

@@ -9,6 +9,7 @@ namespace patchflow {
 namespace {
 
 using testing::ElementsAre;
+using testing::Field;
 using testing::IsEmpty;
 
 class NvmlWatchTest : public testing::Test {
@@ -27,7 +28,9 @@ TEST_F(NvmlWatchTest, TellsXidErrorsThatMeanABrokenDevice) {
   setenv("FAKE_NVML_XIDS", "31:0,79:1,13:1,48:0", 1);
   const auto watch = Open();
   ASSERT_TRUE(watch.ok()) << watch.status();
-  EXPECT_THAT((*watch)->TakeFaults(), ElementsAre("0000:2B:00.0: Xid 79", "0000:1B:00.0: Xid 48"));
+  EXPECT_THAT((*watch)->TakeFaults(),
+              ElementsAre(Field(&DeviceFault::text, "0000:2B:00.0: Xid 79"),
+                          Field(&DeviceFault::text, "0000:1B:00.0: Xid 48")));
   EXPECT_THAT((*watch)->TakeFaults(), IsEmpty());
 }
 
@@ -37,7 +40,8 @@ TEST_F(NvmlWatchTest, TellsEccErrorsThatCameSinceItListened) {
   ASSERT_TRUE(watch.ok()) << watch.status();
   EXPECT_THAT((*watch)->TakeFaults(), IsEmpty()) << "these were there before";
   setenv("FAKE_NVML_ECC", "7", 1);
-  EXPECT_THAT((*watch)->TakeFaults(), ElementsAre("0000:1B:00.0: 2 uncorrectable ECC errors"));
+  EXPECT_THAT((*watch)->TakeFaults(),
+              ElementsAre(Field(&DeviceFault::text, "0000:1B:00.0: 2 uncorrectable ECC errors")));
   EXPECT_THAT((*watch)->TakeFaults(), IsEmpty());
 }
 

@@ -1,0 +1,11 @@
+// Versions of what this worker runs with.
+#pragma once
+
+#include "patchflow/worker/v1/worker.pb.h"
+
+namespace patchflow {
+
+// Its own build, and those of the libraries as they are loaded.
+worker::v1::WorkerBuild WorkerBuildOf();
+
+}  // namespace patchflow
