@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "client/png_file.h"
+#include "client/picture_file.h"
 
 namespace patchflow {
 namespace {
@@ -68,19 +68,6 @@ std::string ValueOf(const ImageTexts& texts, const std::string& field) {
   return found == texts.end() ? "" : found->second;
 }
 
-// With what a packet of XMP says instead of the packet: nothing but where the picture comes from.
-ImageTexts WithoutXmp(ImageTexts texts) {
-  const std::string name = "DigitalSourceType";
-  const auto packet = texts.extract("XML:com.adobe.xmp");
-  if (packet.empty()) return texts;
-  const std::string begin = absl::StrCat("<Iptc4xmpExt:", name, ">");
-  const size_t at = packet.mapped().find(begin);
-  if (at == std::string::npos) return texts;
-  const size_t value = at + begin.size();
-  texts.emplace(name, packet.mapped().substr(value, packet.mapped().find('<', value) - value));
-  return texts;
-}
-
 // The plan's fields first, its digest last of all.
 std::vector<TextDifference> DifferencesOf(const ImageTexts& then, const ImageTexts& now) {
   std::vector<std::string> fields(kPlanFields.begin(), kPlanFields.end());
@@ -129,6 +116,7 @@ std::string PictureLine(const Comparison& comparison) {
 }  // namespace
 
 absl::StatusOr<v1::GenerateImagesRequest> RequestOfTexts(const ImageTexts& texts,
+                                                         v1::ImageFormat format,
                                                          absl::Duration timeout) {
   TextReader reader(texts);
   v1::GenerateImagesRequest request;
@@ -145,7 +133,10 @@ absl::StatusOr<v1::GenerateImagesRequest> RequestOfTexts(const ImageTexts& texts
   sampling.set_guidance_scale(reader.Float("guidance_scale"));
   sampling.set_seed(reader.Integer<uint64_t>("seed"));
   sampling.set_scheduler(reader.Text("scheduler"));
-  request.mutable_output()->set_format(v1::IMAGE_FORMAT_PNG);
+  request.mutable_output()->set_format(format);
+  if (format != v1::IMAGE_FORMAT_PNG) {
+    request.mutable_output()->set_quality(reader.Integer<int32_t>("quality"));
+  }
   request.mutable_output()->set_embed_metadata(true);
   request.mutable_scheduling()->mutable_timeout()->set_seconds(
       std::max<int64_t>(1, absl::ToInt64Seconds(timeout)));
@@ -160,14 +151,14 @@ absl::StatusOr<Comparison> CompareImages(std::string_view then, std::string_view
   std::array<RgbPixels, 2> pixels;
   const std::array files = {then, now};
   for (size_t i = 0; i < files.size(); ++i) {
-    auto read = PngTexts(files[i]);
-    auto decoded = DecodePng(files[i]);
+    auto read = PictureTexts(files[i]);
+    auto decoded = DecodePicture(files[i]);
     const absl::Status status = read.ok() ? decoded.status() : read.status();
     if (!status.ok()) {
       return absl::InvalidArgumentError(
           absl::StrCat(i == 1 ? "the image made again: " : "", std::string(status.message())));
     }
-    texts[i] = WithoutXmp(*std::move(read));
+    texts[i] = *std::move(read);
     pixels[i] = *std::move(decoded);
   }
   comparison.texts = DifferencesOf(texts[0], texts[1]);

@@ -16,9 +16,11 @@ namespace patchflow {
 
 using ImageTexts = std::map<std::string, std::string>;
 
-// What `texts` says was drawn, as a request for one PNG file with metadata; its request_id is left
-// empty. INVALID_ARGUMENT lists every field that is missing or can't be read.
+// What `texts` says was drawn, as a request for one file of this format with metadata; its
+// request_id is left empty. A format that loses something must tell its quality. INVALID_ARGUMENT
+// lists every field that is missing or can't be read.
 absl::StatusOr<v1::GenerateImagesRequest> RequestOfTexts(const ImageTexts& texts,
+                                                         v1::ImageFormat format,
                                                          absl::Duration timeout);
 
 struct TextDifference {
@@ -40,8 +42,8 @@ struct Comparison {
   bool same_picture() const { return same_size && different == 0; }
 };
 
-// Of two PNG files. INVALID_ARGUMENT, beginning with "the image made again" if that is the one, for
-// what is no PNG file.
+// Of two image files. INVALID_ARGUMENT, beginning with "the image made again" if that is the one,
+// for what is none (see FormatOfFile()).
 absl::StatusOr<Comparison> CompareImages(std::string_view then, std::string_view now);
 
 // "identical", or in several lines what differs: the picture, the fields of the plan, others. No

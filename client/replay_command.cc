@@ -15,7 +15,7 @@
 #include "client/commands.h"
 #include "client/connection.h"
 #include "client/generate_options.h"
-#include "client/png_file.h"
+#include "client/picture_file.h"
 #include "client/progress_view.h"
 #include "client/receive.h"
 #include "client/replay.h"
@@ -29,6 +29,7 @@ struct Options {
   std::string file;
   std::string out;
   std::string model;
+  int quality = 0;  // 0: what the image says.
   bool json = false;
   bool quiet = false;
 };
@@ -68,9 +69,11 @@ struct Original {
 absl::StatusOr<Original> ReadOriginal(const Options& options, absl::Duration timeout) {
   auto bytes = ReadImage(options.file);
   if (!bytes.ok()) return bytes.status();
-  auto texts = PngTexts(*bytes);
+  const auto format = FormatOfFile(*bytes);
+  auto texts = PictureTexts(*bytes);
   if (!texts.ok()) return texts.status();
-  auto request = RequestOfTexts(*texts, timeout);
+  if (options.quality > 0) texts->emplace("quality", absl::StrCat(options.quality));
+  auto request = RequestOfTexts(*texts, *format, timeout);
   if (!request.ok()) return request.status();
   if (!options.model.empty()) request->set_model(options.model);
   request->set_request_id(RandomRequestId());
@@ -99,7 +102,7 @@ int Run(const Options& options, Session& session) {
                 absl::StrCat(options.file, ": ", std::string(original.status().message())));
   }
   const TemporaryFolder folder;
-  const std::string path = options.out.empty() ? folder / "again.png" : options.out;
+  const std::string path = options.out.empty() ? folder / "again" : options.out;
   auto out = OutputPattern::Parse(path);
   if (!out.ok()) return Fail(session.console, kExitUsage, std::string(out.status().message()));
   if (out->is_stdout()) {
@@ -130,13 +133,16 @@ void AddReplayCommand(CLI::App& app, Session& session) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "replay",
-      "Make a PNG image again from its metadata (generate --embed-metadata) and tell whether it is "
+      "Make a PNG, JPEG or WebP image again from its metadata (generate --embed-metadata) and tell "
+      "whether it is "
       "identical, or else which field of the plan differs. Exit status 1 for another picture");
   command->add_option("file", options->file, "The image")->type_name("FILE")->required();
   command->add_option("-o,--out", options->out, "Keep the new image in this file")
       ->type_name("FILE");
   command->add_option("-m,--model", options->model, "Name of the model here, if it has another one")
       ->type_name("NAME");
+  command->add_option("--quality", options->quality, "1 to 100, of an image that does not tell it")
+      ->check(CLI::Range(1, 100));
   command->add_flag("--json", options->json, "One JSON object instead of text");
   command->add_flag("-q,--quiet", options->quiet, "No progress");
   AddConnectionOptions(*command, options->connection, "10m");

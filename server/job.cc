@@ -42,6 +42,9 @@ void AddMetadata(const Generation& generation, int index, worker::v1::ExecuteReq
   metadata["dtype"] = params.dtype();
   metadata["layout"] = params.layout();
   metadata["plan_digest"] = spec.accepted.plan_digest();
+  if (params.quality() > 0) {  // Of a format that loses something.
+    metadata["quality"] = absl::StrCat(params.quality());
+  }
 }
 
 // No format exceeds raw pixels by more than its headers and a small share.

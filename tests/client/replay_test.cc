@@ -7,7 +7,9 @@
 #include <sstream>
 
 #include "client/commands.h"
+#include "engine/image/jpeg.h"
 #include "engine/image/png.h"
+#include "engine/image/webp.h"
 #include "tests/client/fake_service.h"
 #include "tests/client/scratch_folder.h"
 
@@ -50,7 +52,8 @@ std::string FileOf(const Metadata& metadata, uint8_t first_byte = 100) {
 }
 
 TEST(ReplayTest, TheRequestIsWhatTheMetadataSays) {
-  const auto request = RequestOfTexts({Told().begin(), Told().end()}, absl::Seconds(90));
+  const auto request =
+      RequestOfTexts({Told().begin(), Told().end()}, v1::IMAGE_FORMAT_PNG, absl::Seconds(90));
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_EQ(request->model(), "fake");
   EXPECT_EQ(request->prompt().text(), "a star");
@@ -64,16 +67,46 @@ TEST(ReplayTest, TheRequestIsWhatTheMetadataSays) {
   EXPECT_EQ(request->sampling().scheduler(), "euler");
   EXPECT_TRUE(request->output().embed_metadata());
   EXPECT_EQ(request->scheduling().timeout().seconds(), 90);
+  EXPECT_EQ(request->output().format(), v1::IMAGE_FORMAT_PNG);
+  EXPECT_FALSE(request->output().has_quality());
 }
 
 TEST(ReplayTest, EveryMissingAndUnreadableFieldIsNamed) {
   ImageTexts texts(Told().begin(), Told().end());
   texts.erase("seed");
   texts["steps"] = "many";
-  const std::string message(RequestOfTexts(texts, absl::Seconds(1)).status().message());
+  const std::string message(
+      RequestOfTexts(texts, v1::IMAGE_FORMAT_PNG, absl::Seconds(1)).status().message());
   EXPECT_THAT(message, HasSubstr("seed: not told"));
   EXPECT_THAT(message, HasSubstr("steps: \"many\" is no number"));
   EXPECT_THAT(message, HasSubstr("--embed-metadata"));
+}
+
+TEST(ReplayTest, AFormatThatLosesSomethingMustTellItsQuality) {
+  ImageTexts texts(Told().begin(), Told().end());
+  const auto unknown = RequestOfTexts(texts, v1::IMAGE_FORMAT_JPEG, absl::Seconds(1));
+  EXPECT_THAT(unknown.status().message(), HasSubstr("quality: not told"));
+  texts["quality"] = "83";
+  const auto request = RequestOfTexts(texts, v1::IMAGE_FORMAT_WEBP, absl::Seconds(1));
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->output().format(), v1::IMAGE_FORMAT_WEBP);
+  EXPECT_EQ(request->output().quality(), 83);
+}
+
+TEST(ReplayTest, LossyFilesAreComparedAsPngFilesAre) {
+  const Image image{64, 32, std::vector<uint8_t>(size_t{3} * 64 * 32, 100)};
+  const Metadata other = ToldWith("layout", "ulysses=2");
+  for (const bool webp : {false, true}) {
+    const auto file = [&](const Metadata& metadata, int quality) {
+      return webp ? *EncodeWebp(image, metadata, quality, 1)
+                  : *EncodeJpeg(image, metadata, quality);
+    };
+    EXPECT_EQ(RenderComparison(*CompareImages(file(Told(), 80), file(Told(), 80))), "identical");
+    const auto comparison = CompareImages(file(Told(), 80), file(other, 80));
+    ASSERT_TRUE(comparison.ok()) << comparison.status();
+    EXPECT_EQ(RenderComparison(*comparison),
+              "the same picture, in another file\n  layout: serial -> ulysses=2");
+  }
 }
 
 TEST(ReplayTest, TheSameBytesAreIdentical) {
@@ -171,6 +204,18 @@ TEST_F(ReplayCommandTest, AnIdenticalImageIsSaidAndExitsWithZero) {
   EXPECT_EQ(folder_.num_files(), 1U);
 }
 
+TEST_F(ReplayCommandTest, AJpegThatDoesNotTellItsQualityIsMadeAgainWithTheOneGiven) {
+  const Image image{64, 32, std::vector<uint8_t>(size_t{3} * 64 * 32, 100)};
+  const std::string jpeg = *EncodeJpeg(image, Told(), 70);
+  std::ofstream(file_, std::ios::binary) << jpeg;
+  EXPECT_EQ(Replay(jpeg), 2);
+  EXPECT_THAT(err_.str(), HasSubstr("quality: not told"));
+  EXPECT_EQ(Replay(jpeg, {"--quality", "70"}), 0) << err_.str();
+  ASSERT_EQ(service_.requests().size(), 1U);
+  EXPECT_EQ(service_.requests()[0].output().format(), v1::IMAGE_FORMAT_JPEG);
+  EXPECT_EQ(service_.requests()[0].output().quality(), 70);
+}
+
 TEST_F(ReplayCommandTest, AnotherPictureExitsWithOneAndIsKeptIfAsked) {
   std::ofstream(file_, std::ios::binary) << FileOf(Told());
   const std::string again = FileOf(ToldWith("model_digest", "m2"), 7);
@@ -192,10 +237,10 @@ TEST_F(ReplayCommandTest, AnImageWithoutMetadataSendsNothing) {
   EXPECT_TRUE(service_.requests().empty());
 }
 
-TEST_F(ReplayCommandTest, WhatIsNoPngFromTheServerIsSaid) {
+TEST_F(ReplayCommandTest, WhatIsNoImageFromTheServerIsSaid) {
   std::ofstream(file_, std::ios::binary) << FileOf(Told());
   EXPECT_EQ(Replay("no picture at all"), 1);
-  EXPECT_THAT(err_.str(), HasSubstr("the image made again: it is no PNG file"));
+  EXPECT_THAT(err_.str(), HasSubstr("the image made again: it is no PNG, JPEG or WebP file"));
 }
 
 }  // namespace

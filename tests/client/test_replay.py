@@ -28,6 +28,22 @@ def test_an_image_of_the_same_plan_is_identical(server, image):
     assert (again.returncode, again.stdout) == (0, f"{image}: identical\n"), again.stderr
 
 
+@pytest.mark.parametrize("quality", [[], ["--quality", "61"]])
+@pytest.mark.parametrize("format", ["jpeg", "webp"])
+def test_lossy_images_are_identical_too(server, tmp_path, format, quality):
+    path = tmp_path / f"star.{format}"
+    options = ["--seed", "6", "--steps", "3", "--format", format, *quality, "--embed-metadata", "--out", path]
+    drawn = patchflow(server, "generate", 'a <red> & "blue" star', *options)
+    assert drawn.returncode == 0, drawn.stderr
+    again = patchflow(server, "replay", path, "--quiet")
+    assert (again.returncode, again.stdout) == (0, f"{path}: identical\n"), again.stderr
+    with harness.Server([harness.Group(harness.BUNDLED, dtype="bfloat16")]) as other:
+        other.wait_ready()
+        again = patchflow(other, "replay", path, "--json")
+    fields = {each["field"]: (each["then"], each["now"]) for each in json.loads(again.stdout)["differences"]}
+    assert fields["dtype"] == ("float32", "bfloat16") and again.returncode == 1, again.stderr
+
+
 def test_an_image_tells_its_whole_plan(image):
     with Image.open(image) as picture:
         told = picture.text
