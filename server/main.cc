@@ -12,8 +12,10 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
+#include "server/build_info.h"
 #include "server/check.h"
 #include "server/config.h"
+#include "server/git_sha.h"
 #include "server/log.h"
 #include "server/server.h"
 #include "server/version.h"
@@ -86,6 +88,7 @@ int Run(const std::string& config_file) {
 int main(int argc, char** argv) {
   // Debian's abseil looks for deadlocks at every lock of gRPC, behind one global lock.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  patchflow::SetGitSha(patchflow::kGitSha);
   CLI::App app{"Serves text-to-image models over gRPC."};
   std::string config_file;
   app.add_option("--config", config_file, "YAML file")->required();

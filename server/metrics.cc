@@ -6,8 +6,8 @@
 #include <string_view>
 #include <utility>
 
+#include "server/build_info.h"
 #include "server/errors.h"
-#include "server/version.h"
 
 namespace patchflow {
 namespace {
@@ -64,7 +64,6 @@ constexpr const char* kJobFailures[] = {reason::kEngineFailed, reason::kGpuOutOf
                                         reason::kNonFiniteOutput, reason::kInternal};
 constexpr char kNoModel[] = "none";
 constexpr const char* kStages[] = {"text_encode", "denoise", "vae_decode", "encode_image"};
-constexpr const char* kStates[] = {"starting", "serving", "recovering", "failed"};
 
 struct Resolution {
   const char* name;
@@ -153,15 +152,21 @@ Metrics::Metrics(const std::vector<std::string>& models, const std::vector<std::
   slow_clients_ =
       &counter("patchflow_slow_clients_total", "Streams dropped because the client did not read.")
            ->Add({});
-  gauge("patchflow_build_info", "1, with the version.")
-      ->Add({{"version", kVersion}, {"compiler", __VERSION__}})
+  const BuildInfo& build = Build();
+  gauge("patchflow_build_info", "1, with what the front end was built of.")
+      ->Add({{"version", build.version},
+             {"git_sha", build.git_sha},
+             {"compiler", build.compiler},
+             {"cuda", build.cuda},
+             {"nccl", build.nccl},
+             {"torch", build.torch}})
       .Set(1);
   for (const std::string& model : models) {
     AddModel(model);
   }
   AddModel(kNoModel);
   for (const std::string& group : groups) {
-    AddGroup(group);
+    groups_.emplace(group, GroupMetrics(registry_, group));
   }
   AddTracing();
 }
@@ -285,29 +290,6 @@ void Metrics::AddHistograms(const std::string& name, ModelMetrics& m) {
         histogram("patchflow_denoise_step_duration_seconds", "Time of one step, as measured.",
                   StepBuckets(), labels("resolution", resolution.name));
   }
-}
-
-void Metrics::AddGroup(const std::string& name) {
-  const auto gauge = [&](const char* family, const char* help, prometheus::Labels labels) {
-    labels["group"] = name;
-    return &BuildGauge().Name(family).Help(help).Register(registry_).Add(labels);
-  };
-  GroupMetrics& g = groups_[name];
-  for (const char* state : kStates) {
-    g.state[state] =
-        gauge("patchflow_group_state", "1 for the state it is in.", {{"state", state}});
-  }
-  g.state["starting"]->Set(1);
-  g.restarts = gauge("patchflow_group_restarts", "Times that its worker was lost.", {});
-  for (LossKind kind : kLossKinds) {
-    g.losses[kind] = &BuildCounter()
-                          .Name("patchflow_worker_losses_total")
-                          .Help("Times that its worker was lost, by how.")
-                          .Register(registry_)
-                          .Add({{"group", name}, {"reason", Name(kind)}});
-  }
-  g.load_time = gauge("patchflow_model_load_seconds", "From its worker's start to ready.", {});
-  g.warmup_time = gauge("patchflow_warmup_seconds", "Of that, warm-up.", {});
 }
 
 std::string Metrics::Known(const std::string& model) const {

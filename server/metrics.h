@@ -20,7 +20,7 @@
 #include "patchflow/worker/v1/worker.pb.h"
 #include "server/clock.h"
 #include "server/generation.h"
-#include "server/group.h"
+#include "server/group_metrics.h"
 #include "server/process_metrics.h"
 #include "server/rank_metrics.h"
 
@@ -58,15 +58,6 @@ struct ModelMetrics {
   void ObserveJobFailure(const absl::Status& status) const;
   // A generation that ended: counted if somebody cancelled it.
   void ObserveCancellation(const absl::Status& status) const;
-};
-
-// Of one group.
-struct GroupMetrics {
-  std::map<std::string, prometheus::Gauge*> state;  // One of them is 1.
-  prometheus::Gauge* restarts;
-  std::map<LossKind, prometheus::Counter*> losses;
-  prometheus::Gauge* load_time;
-  prometheus::Gauge* warmup_time;
 };
 
 // Of files that are read again while the server runs.
@@ -136,7 +127,6 @@ class Metrics {
  private:
   void AddModel(const std::string& name);
   void AddHistograms(const std::string& name, ModelMetrics& m);
-  void AddGroup(const std::string& name);
   void AddTracing();
   std::string Known(const std::string& model) const;
 

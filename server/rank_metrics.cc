@@ -30,6 +30,8 @@ RankMetrics::RankMetrics(prometheus::Registry& registry) {
                         "Operations between ranks that were waited for. Not between GPUs.");
   rank_info_ = gauge("patchflow_rank_info", "1, with the rank's device.");
   config_info_ = gauge("patchflow_config_info", "1, with what a group runs.");
+  worker_build_info_ =
+      gauge("patchflow_worker_build_info", "1, with what a group's worker runs with.");
   rank_up_ = gauge("patchflow_rank_up", "1 while the rank's worker sends heartbeats.");
   heartbeat_age_ = gauge("patchflow_rank_heartbeat_age_seconds", "Since the last heartbeat.");
   step_age_ =
@@ -73,18 +75,31 @@ void RankMetrics::CountOperations(const std::string& group, const worker::v1::Ra
 
 void RankMetrics::Describe(const std::string& group, const worker::v1::DescribeResponse& info) {
   std::lock_guard<std::mutex> lock(mutex_);
-  prometheus::Gauge& now = config_info_->Add({{"group", group},
-                                              {"layout", info.layout()},
-                                              {"ranks", std::to_string(info.ranks())},
-                                              {"dtype", info.model().dtype()},
-                                              {"device", info.model().device()},
-                                              {"model_digest", info.model().digest()}});
-  now.Set(1);
-  prometheus::Gauge*& told = configs_[group];
-  if (told != nullptr && told != &now) {
-    config_info_->Remove(told);
+  Replace(*config_info_,
+          {{"group", group},
+           {"layout", info.layout()},
+           {"ranks", std::to_string(info.ranks())},
+           {"dtype", info.model().dtype()},
+           {"device", info.model().device()},
+           {"model_digest", info.model().digest()}},
+          configs_[group]);
+  Replace(*worker_build_info_,
+          {{"group", group},
+           {"build_id", info.build().build_id()},
+           {"cuda", info.build().cuda()},
+           {"nccl", info.build().nccl()},
+           {"torch", info.build().torch()}},
+          builds_[group]);
+}
+
+void RankMetrics::Replace(prometheus::Family<prometheus::Gauge>& family,
+                          const prometheus::Labels& now, prometheus::Gauge*& told) {
+  prometheus::Gauge& series = family.Add(now);
+  series.Set(1);
+  if (told != nullptr && told != &series) {
+    family.Remove(told);
   }
-  told = &now;
+  told = &series;
 }
 
 void RankMetrics::Refresh() {

@@ -53,8 +53,9 @@ class Server {
   Server(const ServerConfig& config, std::unique_ptr<AuditLog> audit, std::unique_ptr<Store> store,
          TraceExporter::Send send_traces);
   void MakeModels();
-  // `losses`: of the group that it follows.
-  std::unique_ptr<Group> MakeGroup(const GroupConfig& config, std::map<LossKind, int> losses = {});
+  // `losses`, `faults`: of the group that it follows.
+  std::unique_ptr<Group> MakeGroup(const GroupConfig& config, std::map<LossKind, int> losses = {},
+                                   FaultCounts faults = {});
   ServedModel& ModelOf(const Group& group);
   // The program of local workers, and where their sockets and orders are.
   absl::Status FindWorkers(Supervisor::Options& options);

@@ -42,9 +42,9 @@ std::vector<std::string> ModelNames(const ServerConfig& config) {
   return names;
 }
 
-std::unique_ptr<Group> Server::MakeGroup(const GroupConfig& config,
-                                         std::map<LossKind, int> losses) {
-  auto group = std::make_unique<Group>(config, std::move(losses));
+std::unique_ptr<Group> Server::MakeGroup(const GroupConfig& config, std::map<LossKind, int> losses,
+                                         FaultCounts faults) {
+  auto group = std::make_unique<Group>(config, std::move(losses), std::move(faults));
   group->OnChange([this] { UpdateHealth(); });
   group->OnBeat([this, made = group.get()](const worker::v1::WatchResponse& beat) {
     if (ModelOf(*made).Serves(*made)) {
@@ -147,7 +147,7 @@ absl::Status Server::StartWorkers() {
   parts_->loader = std::make_unique<VersionLoader>(
       VersionLoader::Parts{parts_->fleet,
                            [this](const GroupConfig& config, const Group& before) {
-                             return MakeGroup(config, before.losses());
+                             return MakeGroup(config, before.losses(), before.faults());
                            },
                            config_.supervision.load_timeout, config_.drain.timeout,
                            [] { return AvailableHostMemory(); }});

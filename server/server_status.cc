@@ -34,11 +34,11 @@ const char* RoleOf(const Group& group, const ServedModel& model) {
   return std::find(leaving.begin(), leaving.end(), &group) != leaving.end() ? "leaving" : "coming";
 }
 
-admin::v1::Worker Describe(const Group& group) {
+admin::v1::Worker Describe(const Group& group, bool draining) {
   admin::v1::Worker worker;
   worker.set_group(group.config().name);
   worker.set_model(group.config().model_name);
-  worker.set_state(Name(group.state()));
+  worker.set_state(ToldState(group, draining));
   worker.set_failure(group.failure());
   worker.set_failures_in_a_row(group.failures());
   worker.set_folder(group.config().local() ? group.config().model : "");
@@ -103,21 +103,9 @@ void Server::RefreshMetrics() {
     if (!ModelOf(*group).Serves(*group)) {
       continue;  // Its name is that of the group that does.
     }
-    const GroupMetrics& metrics = parts_->metrics.group(group->config().name);
-    for (const auto& [state, gauge] : metrics.state) {
-      gauge->Set(state == Name(group->state()) ? 1 : 0);
-    }
-    int restarts = 0;
-    for (const auto& [kind, count] : group->losses()) {
-      prometheus::Counter& counter = *metrics.losses.at(kind);
-      counter.Increment(count - counter.Value());
-      restarts += count;
-    }
-    metrics.restarts->Set(restarts);
+    parts_->metrics.group(group->config().name).Set(*group, draining_ || drained_by_admin_);
     if (auto info = group->info()) {
       parts_->metrics.ranks().Describe(group->config().name, *info);
-      metrics.load_time->Set(absl::ToDoubleSeconds(FromProto(info->load_time())));
-      metrics.warmup_time->Set(absl::ToDoubleSeconds(FromProto(info->warmup_time())));
     }
   }
 }
@@ -158,7 +146,7 @@ admin::v1::ListWorkersResponse Server::Workers() {
   admin::v1::ListWorkersResponse list;
   for (const Group* group : parts_->fleet.groups()) {
     admin::v1::Worker& worker = *list.add_workers();
-    worker = Describe(*group);
+    worker = Describe(*group, draining_ || drained_by_admin_);
     worker.set_role(RoleOf(*group, ModelOf(*group)));
   }
   return list;

@@ -67,7 +67,7 @@ def run(requests: int, kills: int, leak: bool = False, clients: int = 64, groups
         audit = server.settled_audit()
         at_tenth_mib, growth_mib = disturber.growth_mib()
         joined = Join([json.loads(line) for line in records.read_text().splitlines()], audit)
-        restarts = sum(server.metric("patchflow_group_restarts"))
+        restarts = sum(server.metric("patchflow_group_restarts_total"))
         faults = [*joined.summary()["first_faults"], *accounting_faults(server, audit)]
         if sum(joined.outcomes.values()) != requests:
             faults.append(f"{sum(joined.outcomes.values())} records of {requests} requests")

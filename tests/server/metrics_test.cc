@@ -85,9 +85,10 @@ const std::set<std::string> kWithoutUnit = {"patchflow_ready",
                                             "patchflow_requests_running",
                                             "patchflow_streams_open",
                                             "patchflow_group_state",
-                                            "patchflow_group_restarts",
                                             "patchflow_rank_up",
                                             "patchflow_draining",
+                                            "patchflow_audit_behind",
+                                            "patchflow_audit_waiting_lines",
                                             "patchflow_generations_live",
                                             "patchflow_results_kept",
                                             "patchflow_store_generations",
@@ -142,7 +143,11 @@ TEST_F(MetricsTest, HasTheFamiliesThatDashboardsNeed) {
                            "rank_heartbeat_age_seconds",
                            "rank_last_step_age_seconds",
                            "group_state",
+                           "group_restarts_total",
                            "worker_losses_total",
+                           "watchdog_trips_total",
+                           "nccl_errors_total",
+                           "worker_build_info",
                            "job_failures_total",
                            "communication_bytes_total",
                            "gpu_memory_bytes",
@@ -162,6 +167,10 @@ TEST_F(MetricsTest, HasWhatAlertsNeedFromTheStart) {
         R"(patchflow_requests_rejected_total{model="shapes",reason="queue_full"})",
         R"(patchflow_requests_rejected_total{model="none",reason="unauthenticated"})",
         R"(patchflow_worker_losses_total{group="g",reason="heartbeat"})",
+        R"(patchflow_watchdog_trips_total{group="g",phase="warm_up"})",
+        R"(patchflow_nccl_errors_total{group="g"})",
+        R"(patchflow_group_restarts_total{group="g"})",
+        R"(patchflow_group_state{group="g",state="draining"})",
         R"(patchflow_job_failures_total{model="shapes",reason="gpu_out_of_memory"})",
         R"(patchflow_request_duration_seconds_count{code="OK",model="shapes",resolution="1024"})",
         R"(patchflow_cancellations_total{model="shapes",reason="client_cancelled"})"}) {
@@ -242,6 +251,17 @@ TEST_F(MetricsTest, TellsOnlyWhatAGroupRunsNow) {
   const std::string text = metrics_.Text([] {});
   EXPECT_THAT(text, Not(HasSubstr("ring=2")));
   EXPECT_THAT(text, HasSubstr("ulysses=2"));
+}
+
+TEST_F(MetricsTest, TellsWhatFrontEndAndWorkersAreMadeOf) {
+  worker::v1::DescribeResponse info;
+  info.mutable_build()->set_build_id("1f2e");
+  info.mutable_build()->set_nccl("2.28.9");
+  metrics_.ranks().Describe("g", info);
+  const std::string text = metrics_.Text([] {});
+  EXPECT_THAT(text, HasSubstr(R"(git_sha="unknown")")) << "only the program knows its commit";
+  EXPECT_THAT(text, HasSubstr(R"(torch="2.)"));
+  EXPECT_THAT(text, HasSubstr(R"(patchflow_worker_build_info{build_id="1f2e",cuda="",group="g",)"));
 }
 
 TEST_F(MetricsTest, CountsAFailedJobByItsReason) {

@@ -1,0 +1,16 @@
+# cmake -DOUT=FILE -DSHA=COMMIT -P: writes FILE, unless it says so already. SHA empty: asks git.
+if(NOT SHA)
+  execute_process(COMMAND git describe --always --dirty --abbrev=12 --exclude=* OUTPUT_VARIABLE SHA
+    RESULT_VARIABLE failed ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE)
+  if(failed OR NOT SHA)
+    set(SHA unknown)
+  endif()
+endif()
+set(text "#include \"server/git_sha.h\"\n\nnamespace patchflow {\n\nconst char kGitSha[] = \"${SHA}\";\n\n}  // namespace patchflow\n")
+set(before)
+if(EXISTS ${OUT})
+  file(READ ${OUT} before)
+endif()
+if(NOT text STREQUAL before)
+  file(WRITE ${OUT} "${text}")
+endif()
