@@ -187,7 +187,13 @@ std::optional<WorkerFault> JoinedLife::FindFaultOf(size_t member, const Pulse& p
     return silence;
   }
   progress_[member].See(pulse.beat.state());
-  return greeted_ ? std::nullopt : progress_[member].Lateness(parts_.load_limits);
+  if (greeted_) {
+    return std::nullopt;
+  }
+  if (!formed) {  // What is learned counts from when they join.
+    return progress_[member].Lateness(LoadLimits(parts_.supervision));
+  }
+  return progress_[member].Lateness(parts_.load_limits);
 }
 
 // A worker may say only after its job's end why it failed, and another one than the one that was

@@ -105,9 +105,9 @@ int main(int argc, char** argv) {
   const sigset_t signals = StopSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);  // A file at its limit is an error of the write.
   gpr_set_log_function(LogForGrpc);
   const int status = Run(config_file);
   patchflow::StopLog();
-  signal(SIGXFSZ, SIG_IGN);  // A file at its limit is an error of the write.
   _exit(status);
 }

@@ -139,6 +139,7 @@ Metrics::Metrics(const std::vector<std::string>& models, const std::vector<std::
       &gauge("patchflow_store_generations", "Detached generations on disk.")->Add({});
   store_bytes_ = &gauge("patchflow_store_bytes", "Disk that they hold.")->Add({});
   store_failures_ =
+      &counter("patchflow_store_failures_total", "Writes to the store that failed.")->Add({});
   audit_waiting_ =
       &gauge("patchflow_audit_waiting_lines", "Lines of the audit log that wait for the disk.")
            ->Add({});
@@ -148,7 +149,6 @@ Metrics::Metrics(const std::vector<std::string>& models, const std::vector<std::
   audit_behind_ = &gauge("patchflow_audit_behind",
                          "1 while requests are refused because the audit log can't be written.")
                        ->Add({});
-      &counter("patchflow_store_failures_total", "Writes to the store that failed.")->Add({});
   slow_clients_ =
       &counter("patchflow_slow_clients_total", "Streams dropped because the client did not read.")
            ->Add({});
@@ -356,12 +356,6 @@ void Metrics::Sent(const std::string& model, absl::Duration duration) {
   if (auto found = models_.find(model); found != models_.end()) {
     found->second.send_time->Observe(absl::ToDoubleSeconds(duration));
   }
-void Metrics::SetAudit(int64_t waiting, int64_t lost, bool behind) {
-  audit_waiting_->Set(static_cast<double>(waiting));
-  audit_lost_->Increment(static_cast<double>(lost) - audit_lost_->Value());
-  audit_behind_->Set(behind ? 1 : 0);
-}
-
 }
 
 void Metrics::FirstPreview(const std::string& model, Clock::duration duration) {
@@ -378,6 +372,12 @@ void Metrics::SetStore(int64_t generations, int64_t bytes, int64_t failures) {
   store_generations_->Set(static_cast<double>(generations));
   store_bytes_->Set(static_cast<double>(bytes));
   store_failures_->Increment(static_cast<double>(failures) - store_failures_->Value());
+}
+
+void Metrics::SetAudit(int64_t waiting, int64_t lost, bool behind) {
+  audit_waiting_->Set(static_cast<double>(waiting));
+  audit_lost_->Increment(static_cast<double>(lost) - audit_lost_->Value());
+  audit_behind_->Set(behind ? 1 : 0);
 }
 
 std::string Metrics::Text(const std::function<void()>& refresh) {

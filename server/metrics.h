@@ -108,7 +108,6 @@ class Metrics {
   void Sent(const std::string& model, absl::Duration duration);
   void FirstPreview(const std::string& model, Clock::duration duration);
   void ResponseBytes(const std::string& model, size_t bytes);
-  void SetAudit(int64_t waiting, int64_t lost, bool behind);
   prometheus::Gauge& streams_open() { return *streams_open_; }
   prometheus::Counter& slow_clients() { return *slow_clients_; }
   // Since the Unix epoch; 0 without TLS.
@@ -118,6 +117,7 @@ class Metrics {
   prometheus::Gauge& results_kept() { return *results_kept_; }
   prometheus::Gauge& results_kept_bytes() { return *results_kept_bytes_; }
   void SetStore(int64_t generations, int64_t bytes, int64_t failures);
+  void SetAudit(int64_t waiting, int64_t lost, bool behind);
   RankMetrics& ranks() { return ranks_; }
 
   // The text for Prometheus. `refresh` is called first: it sets the gauges that are read from
@@ -141,9 +141,6 @@ class Metrics {
   prometheus::Family<prometheus::Counter>* requests_;
   prometheus::Family<prometheus::Counter>* rejected_;
   prometheus::Family<prometheus::Histogram>* durations_;
-  prometheus::Gauge* audit_waiting_;
-  prometheus::Counter* audit_lost_;
-  prometheus::Gauge* audit_behind_;
   prometheus::Family<prometheus::Counter>* bytes_;
   prometheus::Gauge* streams_open_;
   prometheus::Gauge* certificate_expiry_;
@@ -154,6 +151,9 @@ class Metrics {
   prometheus::Gauge* store_generations_;
   prometheus::Gauge* store_bytes_;
   prometheus::Counter* store_failures_;
+  prometheus::Gauge* audit_waiting_;
+  prometheus::Counter* audit_lost_;
+  prometheus::Gauge* audit_behind_;
   prometheus::Counter* slow_clients_;
 };
 

@@ -280,6 +280,9 @@ absl::Status Server::Resume() {
                      "the process is about to end");
   }
   LogInfo("resumed by an operator");
+  for (Group* group : parts_->fleet.groups()) {
+    group->Resume();
+  }
   drained_by_admin_ = false;
   parts_->admission.SetDraining(false);
   UpdateHealth();
@@ -291,9 +294,6 @@ bool Server::WaitUntilDone() {
   changed_.wait(lock, [this] { return stopped_ || given_up_; });
   return given_up_;
 }
-  for (Group* group : parts_->fleet.groups()) {
-    group->Resume();
-  }
 
 void Server::Stop() {
   {

@@ -87,8 +87,8 @@ class Server {
   const absl::Time started_ = absl::Now();
   std::atomic<bool> draining_ = false;  // For good.
   std::atomic<bool> drained_by_admin_ = false;
-  std::atomic<bool> ticking_ = true;
   std::atomic<bool> audit_behind_ = false;
+  std::atomic<bool> ticking_ = true;
   std::atomic<bool> started_workers_ = false;
   std::atomic<int> sockets_ = 0;  // Of the groups so far.
 

@@ -167,11 +167,11 @@ absl::StatusOr<LoadedGroup> Load(LoadOptions options, int first_rank,
       StartGroup(options, first_rank, description, worlds);
   if (!group.ok()) return group.status();
   LogComponents(**group);
+  options.on_warm_up();
   const absl::StatusOr<absl::Duration> warmup_time = WarmUp(warm_up, **group);
   if (!warmup_time.ok()) return warmup_time.status();
   const absl::StatusOr<std::string> model_digest = digest.get();
   if (!model_digest.ok()) return model_digest.status();
-  options.on_warm_up();
 
   const Plan plan = PlanOf(options, *model_digest);
   LoadedGroup loaded;

@@ -53,14 +53,14 @@ struct WorkerOptions {
   // end of the job that failed was told.
   // Or, on a caller's thread, when it was told to leave its group.
   std::function<void(const absl::Status& failure)> on_failed;
-};
-
   // What follows may be empty.
   // Told first of all, on the worker's thread: what `load` is to call when it begins to warm up.
   std::function<void(std::function<void()> warms_up)> before_load = nullptr;
   // Asked once it has failed, before anyone is told: whether a device is why. Any thread.
   std::function<std::optional<DeviceFault>()> find_device_fault = nullptr;
   std::function<int64_t()> nccl_errors = nullptr;  // Since the start. Any thread.
+};
+
 // Thread-safe. LOADING -> WARMING -> READY <-> BUSY, and FAILED for good. A share is WAITING before
 // it loads.
 class Worker {
@@ -90,6 +90,9 @@ class Worker {
   // destructors.
   bool Stop(absl::Duration timeout);
 
+  // Whatever it does, it is of no further use: FAILED, as after a job that failed.
+  void Fail(const absl::Status& failure);
+
   struct Snapshot {
     WorkerState state = WorkerState::kLoading;
     std::string failure;
@@ -98,20 +101,17 @@ class Worker {
     uint64_t version = 0;                     // Of state.
     std::optional<Offer> offer;
   };
-  // Whatever it does, it is of no further use: FAILED, as after a job that failed.
-  void Fail(const absl::Status& failure);
-
   Snapshot Describe() const;
   // Returns when the state is no longer of `version`, after `timeout`, or when `stop` is requested.
   void WaitForChange(uint64_t version, absl::Duration timeout, std::stop_token stop) const;
   std::vector<RankFigures> Figures() const;
+  int64_t NcclErrors() const { return options_.nccl_errors ? options_.nccl_errors() : 0; }
   const std::string& layout() const { return options_.layout; }
   int ranks() const { return options_.ranks; }
 
  private:
   struct Task {
     Job job;
-  int64_t NcclErrors() const { return options_.nccl_errors ? options_.nccl_errors() : 0; }
     std::stop_token stop;
     std::shared_ptr<JobEvents> events;
     std::shared_ptr<JobAgreement> agreement;  // Of a share.

@@ -36,6 +36,10 @@ grpc::ServerUnaryReactor* WorkerService::Describe(grpc::CallbackServerContext* c
   const Worker::Snapshot snapshot = worker_.Describe();
   response->set_state(StateOf(snapshot.state));
   response->set_failure(snapshot.failure);
+  if (snapshot.device_fault.has_value()) {
+    *response->mutable_device_fault() = DeviceFaultOf(*snapshot.device_fault);
+  }
+  *response->mutable_build() = WorkerBuildOf();
   response->set_layout(worker_.layout());
   response->set_ranks(worker_.ranks());
   response->set_group_ranks(worker_.ranks());
@@ -54,10 +58,6 @@ grpc::ServerUnaryReactor* WorkerService::Describe(grpc::CallbackServerContext* c
   }
   return Reply(context, absl::OkStatus());
 }
-  if (snapshot.device_fault.has_value()) {
-    *response->mutable_device_fault() = DeviceFaultOf(*snapshot.device_fault);
-  }
-  *response->mutable_build() = WorkerBuildOf();
 
 grpc::ServerUnaryReactor* WorkerService::MakeWorld(grpc::CallbackServerContext* context,
                                                    const worker::v1::MakeWorldRequest* request,

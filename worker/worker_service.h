@@ -3,10 +3,8 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <atomic>
-#include "worker/watch_call.h"
-
 #include "patchflow/worker/v1/worker.grpc.pb.h"
+#include "worker/watch_call.h"
 #include "worker/worker.h"
 
 namespace patchflow {
@@ -41,11 +39,11 @@ class WorkerService final : public worker::v1::WorkerService::CallbackService {
   grpc::ServerWriteReactor<worker::v1::WatchResponse>* Watch(
       grpc::CallbackServerContext* context, const worker::v1::WatchRequest* request) override;
 
- private:
   // Of a worker that FAILED: until all who watch it have been written so, or `timeout` has passed:
   // then false.
   bool AwaitTold(absl::Duration timeout) { return watchers_.AwaitTold(timeout); }
 
+ private:
   Worker& worker_;
   Watchers watchers_;
 };

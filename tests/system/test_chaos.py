@@ -45,6 +45,13 @@ def test_nan_in_the_decoding_makes_no_image():
     assert done.returncode == 0 and "ended: NON_FINITE_OUTPUT" in done.stdout, done.stdout + done.stderr
 
 
+def test_a_worker_that_is_stopped_while_it_loads_is_found_by_its_heartbeat():
+    done = chaos("--kinds", "stop", "--places", "load,warm-up", timeout_s=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {place: float(row[0]) for (_, place), row in rows(done.stdout).items()}
+    assert len(found) == 2 and max(found.values()) < 2, f"heartbeat_timeout of deploy/chaos.yaml is 1 s: {found}"
+
+
 @pytest.mark.long
 def test_every_fault_everywhere_is_named_and_survived():
     done = chaos()
