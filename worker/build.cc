@@ -1,7 +1,5 @@
 #include "worker/build.h"
 
-#include <torch/headeronly/version.h>
-
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -40,7 +38,7 @@ worker::v1::WorkerBuild WorkerBuildOf() {
   build.set_build_id(BuildId());
   build.set_cuda(CudaVersion());
   build.set_nccl(NcclVersion());
-  build.set_torch(TORCH_VERSION);
+  build.set_torch(PATCHFLOW_WITH_TORCH);
   return build;
 }
 

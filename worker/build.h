@@ -5,7 +5,7 @@
 
 namespace patchflow {
 
-// Its own build, and those of the libraries as they are loaded.
+// Its own build, LibTorch as it was built with, CUDA and NCCL as they are loaded.
 worker::v1::WorkerBuild WorkerBuildOf();
 
 }  // namespace patchflow
