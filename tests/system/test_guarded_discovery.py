@@ -1,7 +1,9 @@
 """Health and reflection, as stock clients ask for them, of a server that asks for tokens or certificates."""
 
+import datetime
 import json
 import pathlib
+import time
 
 import grpc
 import harness
@@ -143,3 +145,33 @@ def test_a_certificate_lets_stock_clients_in(with_certificates, directory):
 def test_without_a_valid_certificate_nothing_answers(with_certificates, directory, pair):
     with channel(with_certificates, directory, pair) as connected:
         nothing_answers(connected, grpc.StatusCode.UNAVAILABLE)
+
+
+def test_a_server_whose_certificate_expires_is_not_trusted_until_it_has_another(tmp_path):
+    pki.make(tmp_path)
+    end = datetime.datetime.now(datetime.UTC).replace(microsecond=0) + datetime.timedelta(seconds=10)
+    pki.sign_until(tmp_path, "server", end)
+    with serve(tmp_path, tls={"refresh": "100ms"}) as server:
+        with channel(server, tmp_path) as connected:
+            assert ask_health(connected) == health_pb2.HealthCheckResponse.SERVING
+        assert datetime.datetime.now(datetime.UTC) < end, "the machine is too slow for this test"
+        time.sleep((end - datetime.datetime.now(datetime.UTC)).total_seconds() + 1)
+        with channel(server, tmp_path) as connected:
+            nothing_answers(connected, grpc.StatusCode.UNAVAILABLE)
+        assert server.process.poll() is None
+        pki.sign_until(tmp_path, "server", end + datetime.timedelta(days=1))
+        deadline = time.monotonic() + 20
+        while True:
+            with channel(server, tmp_path) as connected:
+                try:
+                    assert ask_health(connected) == health_pb2.HealthCheckResponse.SERVING
+                    break
+                except grpc.RpcError:
+                    assert time.monotonic() < deadline, "the new certificate is not shown"
+            time.sleep(0.1)
+
+
+def test_a_server_does_not_start_with_a_certificate_that_has_expired(directory):
+    tls = {"certificate": str(directory / "expired.crt"), "key": str(directory / "expired.key")}
+    with pytest.raises(AssertionError, match="expired"):
+        serve(directory, tls=tls)
