@@ -117,12 +117,12 @@ struct DeviceThread::Guards {
 };
 
 std::shared_ptr<const DeviceThread::Stream> DeviceThread::MakeStream(
-    [[maybe_unused]] at::Device device) {
+    [[maybe_unused]] at::Device device, [[maybe_unused]] StreamPriority priority) {
 #ifdef PATCHFLOW_CUDA
   if (device.is_cuda()) {
     at::globalContext().setFloat32MatmulPrecision("high");
     return std::make_shared<const Stream>(
-        Stream{c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())});
+        Stream{c10::cuda::getStreamFromPool(priority == StreamPriority::kHigh, device.index())});
   }
 #endif
   return nullptr;

@@ -38,13 +38,17 @@ void WaitForDevice(at::Device device);
 // operation.
 void SetThreadsPerOperation(int threads);
 
+// When kernels of two streams wait, those of the higher priority go first.
+enum class StreamPriority { kLow, kHigh };
+
 // While it lives, the calling thread computes in inference mode on the device and in the order of
 // `stream`. GPUs compute float32 products in TF32.
 class DeviceThread {
  public:
   // A stream of the device's pool; nullptr on CPUs.
   struct Stream;
-  static std::shared_ptr<const Stream> MakeStream(at::Device device);
+  static std::shared_ptr<const Stream> MakeStream(at::Device device,
+                                                  StreamPriority priority = StreamPriority::kHigh);
 
   explicit DeviceThread(const std::shared_ptr<const Stream>& stream);
   ~DeviceThread();

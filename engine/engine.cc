@@ -328,7 +328,8 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadOneRank(const EngineOptions& options
   parts.prompts = std::make_unique<PromptEncoder>(
       std::move(tokenizer), std::move(encoder),
       parts.ports.text_sum != nullptr ? *parts.ports.text_sum : *parts.local_sum,
-      parts.description.transformer.max_text_tokens, options.device);
+      parts.description.transformer.max_text_tokens, options.device,
+      parts.ports.text_sum != nullptr ? nullptr : options.text_hints);
   parts.denoiser = parts.ports.make_denoiser ? parts.ports.make_denoiser(*parts.transformer)
                                              : MakeSerialDenoiser(*parts.transformer);
   return std::make_unique<OneRankEngine>(std::move(parts));

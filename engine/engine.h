@@ -16,6 +16,7 @@
 #include "engine/image/image.h"
 #include "engine/preview.h"
 #include "engine/text/text_encoder.h"
+#include "engine/text_hints.h"
 #include "engine/transformer.h"
 #include "engine/vae/decoder.h"
 
@@ -105,6 +106,10 @@ struct EngineOptions {
   std::filesystem::path model_dir;
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
+  // Texts of requests to come, encoded beside the denoising of another one. It changes no image.
+  // Ignored where ranks share the text encoder (EnginePorts::text_sum): its collectives must not
+  // come between those of the denoising.
+  std::shared_ptr<TextHints> text_hints = nullptr;
 };
 
 // What a checkpoint is, as the front end must know it.

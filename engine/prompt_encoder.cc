@@ -1,7 +1,10 @@
 #include "engine/prompt_encoder.h"
 
-#include <algorithm>
+#include <exception>
 #include <utility>
+
+#include "engine/denoiser.h"
+#include "engine/device.h"
 
 namespace patchflow {
 namespace {
@@ -10,16 +13,34 @@ Tensor RowOf(std::vector<int64_t> values, at::Device device) {
   return at::tensor(values, at::kLong).unsqueeze(0).to(device);
 }
 
+// Of a tensor axis of one rank.
+class SumUnlessStopped final : public PartialSum {
+ public:
+  explicit SumUnlessStopped(std::stop_token stop) : stop_(std::move(stop)) {}
+  Tensor Complete(Tensor partial) override {
+    if (stop_.stop_requested()) throw Cancelled();
+    return partial;
+  }
+
+ private:
+  const std::stop_token stop_;
+};
+
 }  // namespace
 
 PromptEncoder::PromptEncoder(std::unique_ptr<Tokenizer> tokenizer,
                              std::unique_ptr<TextEncoder> encoder, PartialSum& tensor_axis,
-                             int max_tokens, at::Device device)
+                             int max_tokens, at::Device device, std::shared_ptr<TextHints> hints)
     : tokenizer_(std::move(tokenizer)),
       encoder_(std::move(encoder)),
       tensor_axis_(tensor_axis),
       max_tokens_(max_tokens),
-      device_(device) {}
+      device_(device),
+      cache_(kKept, device),
+      hints_(std::move(hints)) {
+  if (hints_ == nullptr) return;
+  ahead_ = std::jthread([this](const std::stop_token& stop) { FollowHints(stop); });
+}
 
 Prompt PromptEncoder::Encode(const std::vector<Texts>& images, bool positive_only) {
   std::vector<Tensor> texts_BLD;
@@ -42,18 +63,34 @@ Prompt PromptEncoder::Encode(const std::vector<Texts>& images, bool positive_onl
 }
 
 Prompt PromptEncoder::EncodeOne(const std::string& text) {
-  const auto kept =
-      std::find_if(kept_.begin(), kept_.end(), [&](const Kept& k) { return k.text == text; });
-  if (kept != kept_.end()) {
-    kept_.splice(kept_.begin(), kept_, kept);
-    return kept_.front().prompt;
-  }
+  return cache_.Get(
+      text, [this](const std::string& missing) { return EncodeNow(missing, tensor_axis_); });
+}
+
+Prompt PromptEncoder::EncodeNow(const std::string& text, PartialSum& tensor_axis) const {
   const TokenIds tokens = tokenizer_->Encode(text, max_tokens_);
   const Tensor mask_BL = RowOf(tokens.mask, device_);
-  const Tensor text_BLD = encoder_->Encode(RowOf(tokens.ids, device_), mask_BL, tensor_axis_);
-  kept_.push_front({text, {.text_BLD = text_BLD, .mask_BL = mask_BL}});
-  if (kept_.size() > kKept) kept_.pop_back();
-  return kept_.front().prompt;
+  return {.text_BLD = encoder_->Encode(RowOf(tokens.ids, device_), mask_BL, tensor_axis),
+          .mask_BL = mask_BL};
+}
+
+void PromptEncoder::FollowHints(const std::stop_token& stop) {
+  const DeviceThread thread(DeviceThread::MakeStream(device_, StreamPriority::kLow));
+  SumUnlessStopped sum(stop);
+  const auto encode = [&](const std::string& text) {
+    Prompt prompt = EncodeNow(text, sum);
+    WaitForDevice(device_);
+    return prompt;
+  };
+  while (const auto texts = hints_->Await(stop)) {
+    for (const std::string& text : *texts) {
+      try {
+        cache_.Prepare(text, encode);
+      } catch (const std::exception&) {
+        break;  // Whoever asks for the text will find out for himself.
+      }
+    }
+  }
 }
 
 }  // namespace patchflow

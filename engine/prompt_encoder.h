@@ -3,14 +3,17 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <list>
 #include <memory>
+#include <stop_token>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "engine/ports.h"
 #include "engine/text/text_encoder.h"
 #include "engine/text/tokenizer.h"
+#include "engine/text_cache.h"
+#include "engine/text_hints.h"
 #include "engine/transformer.h"
 
 namespace patchflow {
@@ -18,11 +21,16 @@ namespace patchflow {
 // Each text is encoded alone, padded to max_tokens, so that its embedding depends on nothing else;
 // the last few are kept, which spares the empty negative prompt and the prompt of a request for
 // several images. What is kept depends on the requests alone, so that the ranks of a group stay in
-// step. Not thread-safe.
+// step: hints are for a tensor axis of one rank alone. Not thread-safe.
 class PromptEncoder {
  public:
+  // `hints`: texts to encode beside what the device does for the caller, on a thread and in a
+  // stream of their own, so that they are there when they are asked for. Null: none.
   PromptEncoder(std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<TextEncoder> encoder,
-                PartialSum& tensor_axis, int max_tokens, at::Device device);
+                PartialSum& tensor_axis, int max_tokens, at::Device device,
+                std::shared_ptr<TextHints> hints = nullptr);
+  // Of a hint, it waits for one block of the text encoder.
+  ~PromptEncoder() = default;
 
   struct Texts {
     const std::string& positive;
@@ -34,18 +42,18 @@ class PromptEncoder {
 
  private:
   static constexpr size_t kKept = 8;
-  struct Kept {
-    std::string text;
-    Prompt prompt;  // One row.
-  };
   Prompt EncodeOne(const std::string& text);
+  Prompt EncodeNow(const std::string& text, PartialSum& tensor_axis) const;
+  void FollowHints(const std::stop_token& stop);
 
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<TextEncoder> encoder_;
   PartialSum& tensor_axis_;
   int max_tokens_;
   at::Device device_;
-  std::list<Kept> kept_;  // Used last first.
+  TextCache cache_;
+  const std::shared_ptr<TextHints> hints_;
+  std::jthread ahead_;  // Uses all of the above.
 };
 
 }  // namespace patchflow

@@ -141,12 +141,31 @@ Dispatcher::Outcome Dispatcher::RunJob(const Incarnation& worker,
   auto job =
       std::make_unique<JobRun>(*worker.client, request, generation, parts_.costs, parts_.metrics);
   parts_.group.SetRunning(worker.epoch, generation, job->abort());
-  while (job->Read([this] { parts_.group.NoteEvent(); })) {
+  bool hinted = worker.info->group_ranks() != 1;  // Several share the text encoder.
+  const auto note = [&](const worker::v1::ExecuteResponse& event) {
+    parts_.group.NoteEvent();
+    hinted = hinted || (event.step().phase() == worker::v1::JOB_PHASE_DENOISE && HintNext(worker));
+  };
+  while (job->Read(note)) {
     if (job->asks_for_all() && !IsSuspect(*generation)) {
       return {.job = std::move(job), .status = absl::OkStatus()};
     }
   }
   return {.job = nullptr, .status = job->Finish()};
+}
+
+bool Dispatcher::HintNext(const Incarnation& worker) {
+  const auto next = parts_.queue.Peek(worker.info->plan_digest());
+  if (next == nullptr) {
+    return false;
+  }
+  worker::v1::PrepareRequest hint;
+  hint.add_texts(next->spec().prompt);
+  if (next->spec().params().guidance_scale() != 1) {
+    hint.add_texts(next->spec().negative_prompt);
+  }
+  worker.client->Prepare(hint);
+  return true;
 }
 
 void Dispatcher::BeginTail(const Incarnation& worker, std::unique_ptr<JobRun> job) {
@@ -175,7 +194,7 @@ void Dispatcher::RunTails() {
 }
 
 void Dispatcher::RunTail(const Incarnation& worker, JobRun& job) {
-  while (job.Read([this] { parts_.group.NoteTailEvent(); })) {
+  while (job.Read([this](const auto& /*event*/) { parts_.group.NoteTailEvent(); })) {
   }
   absl::Status status = job.Finish();
   if (!job.generation()->ended()) {

@@ -53,6 +53,9 @@ class Dispatcher {
   // Until it has ended, is a tail, is queued again, or its worker is lost.
   void RunGeneration(const Incarnation& worker, const std::shared_ptr<Generation>& generation);
   Outcome RunJob(const Incarnation& worker, const std::shared_ptr<Generation>& generation);
+  // Tells the worker the texts of what is likely to run next, so that it can encode them beside the
+  // denoising. Binds nobody. False if nothing is queued.
+  bool HintNext(const Incarnation& worker);
   // Waits for the one before.
   void BeginTail(const Incarnation& worker, std::unique_ptr<JobRun> job);
   void RunTails();

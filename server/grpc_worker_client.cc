@@ -84,6 +84,15 @@ class GrpcWatchCall final : public WatchCall,
   bool done_ = false;
 };
 
+constexpr absl::Duration kHint = absl::Seconds(1);
+
+// Kept by its own call.
+struct HintCall {
+  grpc::ClientContext context;
+  worker::v1::PrepareRequest request;
+  worker::v1::PrepareResponse response;
+};
+
 class GrpcWorkerClient final : public WorkerClient {
  public:
   GrpcWorkerClient(const std::string& address,
@@ -121,6 +130,14 @@ class GrpcWorkerClient final : public WorkerClient {
 
   std::unique_ptr<ExecuteCall> Execute(const worker::v1::ExecuteRequest& request) override {
     return std::make_unique<GrpcExecuteCall>(*stub_, request);
+  }
+
+  void Prepare(const worker::v1::PrepareRequest& request) override {
+    auto call = std::make_shared<HintCall>();
+    call->request = request;
+    call->context.set_deadline(absl::ToChronoTime(absl::Now() + kHint));
+    stub_->async()->Prepare(&call->context, &call->request, &call->response,
+                            [call](const grpc::Status&) {});
   }
 
   std::unique_ptr<WatchCall> Watch(absl::Duration interval,

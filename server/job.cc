@@ -187,10 +187,10 @@ std::function<void()> JobRun::abort() const {
   return [call = call_] { call->Abandon(); };
 }
 
-bool JobRun::Read(const std::function<void()>& note) {
+bool JobRun::Read(const std::function<void(const worker::v1::ExecuteResponse&)>& note) {
   worker::v1::ExecuteResponse event;
   while (call_->Read(event)) {
-    note();
+    note(event);
     if (event.has_ranks_free()) {
       return true;
     }

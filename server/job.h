@@ -52,7 +52,7 @@ class JobRun {
   std::function<void()> abort() const;
   // Takes events, and calls `note` at each, until the worker's ranks are free (true: call it again
   // for the rest) or the call has ended (false).
-  bool Read(const std::function<void()>& note);
+  bool Read(const std::function<void(const worker::v1::ExecuteResponse&)>& note);
   // After Read() was false: what came of the call. INTERNAL, without an ErrorInfo, for one that
   // ended with OK but without the first image that it was asked for.
   absl::Status Finish();

@@ -115,31 +115,42 @@ std::shared_ptr<Generation> RequestQueue::Pop(const std::string& plan_digest, ab
   std::unique_lock<std::mutex> lock(mutex_);
   const uint64_t interrupts = interrupts_;
   while (true) {
-    const auto now = Clock::now();
-    auto first = entries_.end();
-    Key least;
-    for (auto it = entries_.begin(); it != entries_.end(); ++it) {
-      if (HasPlan(it->second, plan_digest)) {
-        const Key key = KeyOf(it->second, now);
-        if (first == entries_.end() || key < least) {
-          first = it;
-          least = key;
-        }
-      }
-    }
-    if (first != entries_.end()) {
+    if (const auto first = NextLocked(plan_digest); first != entries_.end()) {
       const double cost = first->second.again ? 0 : CostOf(*first->second.generation);
-      auto generation = std::move(first->second.generation);
+      auto generation = first->second.generation;
       entries_.erase(first);
       work_ -= WorkOf(*generation);
       shares_.Serve(generation->spec().owner.client, cost);
       return generation;
     }
-    if ((closed_ && entries_.empty()) || interrupts_ != interrupts || now >= until) {
+    if ((closed_ && entries_.empty()) || interrupts_ != interrupts || Clock::now() >= until) {
       return nullptr;
     }
     changed_.wait_until(lock, until);
   }
+}
+
+std::shared_ptr<Generation> RequestQueue::Peek(const std::string& plan_digest) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto next = NextLocked(plan_digest);
+  return next == entries_.end() ? nullptr : next->second.generation;
+}
+
+RequestQueue::Entries::const_iterator RequestQueue::NextLocked(
+    const std::string& plan_digest) const {
+  const auto now = Clock::now();
+  auto first = entries_.end();
+  Key least;
+  for (auto it = entries_.begin(); it != entries_.end(); ++it) {
+    if (HasPlan(it->second, plan_digest)) {
+      const Key key = KeyOf(it->second, now);
+      if (first == entries_.end() || key < least) {
+        first = it;
+        least = key;
+      }
+    }
+  }
+  return first;
 }
 
 void RequestQueue::Interrupt() {

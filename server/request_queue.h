@@ -41,6 +41,8 @@ class RequestQueue {
   // The next of that plan; null after `wait`, or at once when Interrupt() is called or the queue is
   // closed and empty.
   std::shared_ptr<Generation> Pop(const std::string& plan_digest, absl::Duration wait);
+  // What Pop() would give now; null if there is none.
+  std::shared_ptr<Generation> Peek(const std::string& plan_digest) const;
   // Wakes every Pop().
   void Interrupt();
   // Refuses whatever comes from now on; what is queued can still be popped.
@@ -75,6 +77,8 @@ class RequestQueue {
   using Key = std::tuple<bool, int, double, Clock::time_point, uint64_t>;
 
   Key KeyOf(const Entry& entry, Clock::time_point now) const;
+  // What runs next of that plan; entries_.end() if there is none.
+  Entries::const_iterator NextLocked(const std::string& plan_digest) const;
   static bool HasPlan(const Entry& entry, const std::string& plan_digest);
   absl::Status CheckBounds(const Generation& generation) const;
   void Insert(std::shared_ptr<Generation> generation, bool again);

@@ -29,6 +29,9 @@ class JobRunner {
  public:
   virtual ~JobRunner() = default;
   virtual std::unique_ptr<ExecuteCall> Execute(const worker::v1::ExecuteRequest& request) = 0;
+  // A hint of what a job to come needs. Does not wait; nobody is told what becomes of it. Ignored
+  // by default.
+  virtual void Prepare(const worker::v1::PrepareRequest& /*request*/) {}
 };
 
 // A heartbeat that goes on until this is destroyed.

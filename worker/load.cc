@@ -28,9 +28,9 @@ int64_t MaxPixels(const LoadOptions& options) {
   return options.devices.are_gpus() ? kMaxPixelsOnGpus : kMaxPixelsOnCpus;
 }
 
-absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options, int first_rank,
-                                                      const ModelDescription& description,
-                                                      const SharedWorlds& worlds) {
+absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(
+    const LoadOptions& options, int first_rank, const ModelDescription& description,
+    const SharedWorlds& worlds, const std::shared_ptr<TextHints>& text_hints) {
   RankGroupOptions group;
   group.first_rank = first_rank;
   group.ranks = static_cast<int>(options.devices.of_rank.size());
@@ -51,7 +51,8 @@ absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options
         LoadWatchedEngine(options.watch,
                           {.model_dir = options.model_dir,
                            .device = options.devices.of_rank[index],
-                           .dtype = options.devices.dtype},
+                           .dtype = options.devices.dtype,
+                           .text_hints = text_hints},
                           options.layout, description.transformer, *worlds->of_rank[index]);
     // Hosts take their time to read weights: the others' waiting is loading, not a hang.
     if (engine.ok() && options.group_ranks > group_here) {
@@ -163,8 +164,11 @@ absl::StatusOr<LoadedGroup> Load(LoadOptions options, int first_rank,
   KeepKinds(warm_up.sizes.size());
 
   auto digest = std::async(std::launch::async, ModelDigest, options.model_dir, cores);
+  // Ranks that share the text encoder follow no hints.
+  const auto text_hints =
+      std::max(ranks, options.group_ranks) > 1 ? nullptr : std::make_shared<TextHints>();
   absl::StatusOr<std::unique_ptr<RankGroup>> group =
-      StartGroup(options, first_rank, description, worlds);
+      StartGroup(options, first_rank, description, worlds, text_hints);
   if (!group.ok()) return group.status();
   LogComponents(**group);
   options.on_warm_up();
@@ -190,6 +194,7 @@ absl::StatusOr<LoadedGroup> Load(LoadOptions options, int first_rank,
   loaded.figures = FiguresOf(options, worlds);
   loaded.encoder = std::make_shared<Encoder>(EncoderOptions{
       options.first_run_timeout, options.phase_timeout, options.watch.BeforeEncode()});
+  loaded.text_hints = text_hints;
   loaded.group = *std::move(group);
   return loaded;
 }

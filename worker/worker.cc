@@ -199,6 +199,13 @@ absl::Status Worker::Start(Job job, std::stop_token stop, std::shared_ptr<JobEve
   return absl::OkStatus();
 }
 
+void Worker::Prepare(std::vector<std::string> texts) {
+  const std::lock_guard lock(mutex_);
+  if (loaded_.has_value() && loaded_->text_hints != nullptr) {
+    loaded_->text_hints->Offer(std::move(texts));
+  }
+}
+
 absl::StatusOr<std::string> Worker::MakeWorld(const std::string& host) {
   if (membership_ == nullptr) return NoShare();
   if (Describe().state != WorkerState::kWaiting) {

@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "engine/text_hints.h"
 #include "worker/device_fault.h"
 #include "worker/job.h"
 #include "worker/membership.h"
@@ -27,8 +28,9 @@ namespace patchflow {
 
 struct LoadedGroup {
   std::unique_ptr<RankGroup> group;
-  std::shared_ptr<Encoder> encoder;  // Null: a new one.
-  Offer offer;                       // Without load_time.
+  std::shared_ptr<Encoder> encoder;                 // Null: a new one.
+  std::shared_ptr<TextHints> text_hints = nullptr;  // Null: nothing follows hints.
+  Offer offer;                                      // Without load_time.
   // What the device and the communicators of each rank say; positions are filled in by the worker.
   // Thread-safe. May be empty.
   std::function<std::vector<RankFigures>()> figures;
@@ -74,6 +76,10 @@ class Worker {
   // and taken away. So much is left of one job at most: at the next one's end, the worker waits for
   // that. Of a share, `stop` does nothing: see Membership.
   absl::Status Start(Job job, std::stop_token stop, std::shared_ptr<JobEvents> events);
+
+  // Texts that a job to come may have, at most two, encoded beside what the ranks do. Does not
+  // wait. Ignored while it loads, and by a group whose ranks share the text encoder.
+  void Prepare(std::vector<std::string> texts);
 
   // Of a share (FAILED_PRECONDITION otherwise): the id of a new world while it is WAITING; its
   // place; a new owner; its end. STALE_EPOCH as Membership says.

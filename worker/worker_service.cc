@@ -11,6 +11,7 @@ namespace patchflow {
 namespace {
 
 constexpr int kMaxWatchers = 16;
+constexpr int kMaxHintedTexts = 2;
 
 grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
@@ -20,6 +21,23 @@ grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl
 
 Ownership OwnershipOf(const worker::v1::Ownership& ownership) {
   return {ownership.owner(), ownership.epoch()};
+}
+
+absl::Status CheckHint(const worker::v1::PrepareRequest& hint) {
+  if (hint.texts_size() > kMaxHintedTexts) {
+    return WithEngineReason(
+        absl::InvalidArgumentError(absl::StrCat("texts: ", hint.texts_size(), " of them; at most ",
+                                                kMaxHintedTexts, " are allowed")),
+        "INVALID_REQUEST");
+  }
+  for (const std::string& text : hint.texts()) {
+    if (text.size() <= kMaxPromptBytes) continue;
+    return WithEngineReason(
+        absl::InvalidArgumentError(absl::StrCat("texts: one has ", text.size(), " bytes; at most ",
+                                                kMaxPromptBytes, " are allowed")),
+        "INVALID_REQUEST");
+  }
+  return absl::OkStatus();
 }
 
 // Of a worker that hosts all ranks of its group, for calls that are about sharing them.
@@ -57,6 +75,14 @@ grpc::ServerUnaryReactor* WorkerService::Describe(grpc::CallbackServerContext* c
     *response->mutable_warmup_time() = DurationOf(snapshot.offer->warmup_time);
   }
   return Reply(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* WorkerService::Prepare(grpc::CallbackServerContext* context,
+                                                 const worker::v1::PrepareRequest* request,
+                                                 worker::v1::PrepareResponse* /*response*/) {
+  const absl::Status status = CheckHint(*request);
+  if (status.ok()) worker_.Prepare({request->texts().begin(), request->texts().end()});
+  return Reply(context, status);
 }
 
 grpc::ServerUnaryReactor* WorkerService::MakeWorld(grpc::CallbackServerContext* context,

@@ -20,6 +20,9 @@ class WorkerService final : public worker::v1::WorkerService::CallbackService {
                                      worker::v1::DescribeResponse* response) override;
   grpc::ServerWriteReactor<worker::v1::ExecuteResponse>* Execute(
       grpc::CallbackServerContext* context, const worker::v1::ExecuteRequest* request) override;
+  grpc::ServerUnaryReactor* Prepare(grpc::CallbackServerContext* context,
+                                    const worker::v1::PrepareRequest* request,
+                                    worker::v1::PrepareResponse* response) override;
   grpc::ServerUnaryReactor* MakeWorld(grpc::CallbackServerContext* context,
                                       const worker::v1::MakeWorldRequest* request,
                                       worker::v1::MakeWorldResponse* response) override;

@@ -1,6 +1,5 @@
 #include "tests/server/fake_worker.h"
 
-#include <fcntl.h>
 #include <grpcpp/grpcpp.h>
 #include <signal.h>
 #include <unistd.h>
@@ -12,13 +11,14 @@
 #include <thread>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "patchflow/worker/v1/worker.grpc.pb.h"
 #include "server/clock.h"
 #include "server/errors.h"
 #include "server/sha256.h"
 #include "server/status.h"
+#include "tests/server/fake_events.h"
+#include "tests/server/fake_order.h"
 #include "tests/server/test_model.h"
 
 namespace patchflow {
@@ -26,46 +26,7 @@ namespace {
 
 using worker::v1::ExecuteRequest;
 using worker::v1::ExecuteResponse;
-using Events = grpc::ServerWriter<ExecuteResponse>;
-
-constexpr absl::Duration kFlush = absl::Nanoseconds(1);
-
-// Of an event that others follow after `pause`. Not of the first event of a call: a write that
-// carries initial metadata and may wait is not done before another goes out (gRPC 1.51).
-grpc::WriteOptions Before(absl::Duration pause) {
-  grpc::WriteOptions options;
-  return pause > absl::ZeroDuration() ? options : options.set_buffer_hint();
-}
-
-struct Order {
-  std::string fault;
-  int step = 0;
-};
-
-std::string WordAfter(const std::string& text, const std::string& key) {
-  const size_t begin = text.find(key);
-  if (begin == std::string::npos) {
-    return "";
-  }
-  return text.substr(begin + key.size(), text.find(' ', begin) - begin - key.size());
-}
-
-Order OrderOf(const std::string& prompt) {
-  const std::string word = WordAfter(prompt, "fault:");
-  Order order{word.substr(0, word.find('@')), 0};
-  if (word.find('@') != std::string::npos) {
-    (void)absl::SimpleAtoi(word.substr(word.find('@') + 1), &order.step);
-  }
-  const std::string once = WordAfter(prompt, "once:");
-  if (!once.empty() && !order.fault.empty()) {
-    const int file = open(once.c_str(), O_CREAT | O_EXCL | O_WRONLY, 0600);
-    if (file < 0) {
-      return {};
-    }
-    close(file);
-  }
-  return order;
-}
+using Events = FakeEvents;
 
 grpc::Status Error(absl::StatusCode code, const char* reason) {
   return ToGrpc(MakeError(code, reason, absl::StrCat("fake ", reason)));
@@ -288,7 +249,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
   }
 
   // What the order does at this step; nothing if it is not due.
-  std::optional<grpc::Status> Obey(const Order& order, int step, grpc::ServerContext& context) {
+  std::optional<grpc::Status> Obey(const FakeOrder& order, int step, grpc::ServerContext& context) {
     if (order.fault.empty() || order.step != step) {
       return std::nullopt;
     }
@@ -321,7 +282,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
   grpc::Status Run(Call& call) {
     const ExecuteRequest& request = call.request;
     Events& events = call.events;
-    const Order order = OrderOf(request.prompt());
+    const FakeOrder order = OrderOf(request.prompt());
     if (order.fault == "refuse") {
       return Error(absl::StatusCode::kInvalidArgument, reason::kInvalidRequest);
     }
@@ -367,16 +328,6 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
     return grpc::Status::OK;
   }
 
-  // `pause`: until the next event.
-  static void SendStep(Events& events, int index, worker::v1::JobPhase phase, int steps,
-                       absl::Duration pause) {
-    ExecuteResponse event;
-    event.mutable_step()->set_image_index(index);
-    event.mutable_step()->set_phase(phase);
-    event.mutable_step()->set_steps_done(steps);
-    events.Write(event, Before(pause));
-  }
-
   int64_t NowNs() const {
     return std::chrono::nanoseconds(Clock::now().time_since_epoch()).count() +
            absl::ToInt64Nanoseconds(options_.clock_ahead);
@@ -407,17 +358,6 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
     }
     trace.set_sent_ns(NowNs());
     events.Write(event, Before(absl::ZeroDuration()));
-  }
-
-  static void SendPreview(Events& events, const ExecuteRequest& request, int index, int step) {
-    if (request.preview_every_steps() > 0 && step % request.preview_every_steps() == 0) {
-      ExecuteResponse event;
-      event.mutable_preview()->set_image_index(index);
-      event.mutable_preview()->set_step(step);
-      event.mutable_preview()->set_format(v1::IMAGE_FORMAT_PNG);
-      event.mutable_preview()->set_data(absl::StrCat("preview ", step));
-      events.Write(event);
-    }
   }
 
   void SendImage(Events& events, const ExecuteRequest& request, int index, bool corrupt) const {
@@ -487,25 +427,6 @@ std::unique_ptr<FakeWorker> FakeWorker::Start(const FakeWorkerOptions& options) 
     return nullptr;
   }
   return worker;
-}
-
-std::string FakeImage(const ExecuteRequest& request, int index, const FakeWorkerOptions& options) {
-  const v1::EffectiveParams& params = request.params();
-  const std::string key = Sha256(absl::StrCat(
-      request.prompt(), "|", request.negative_prompt(), "|",
-      params.seed() + static_cast<uint64_t>(index), "|", params.width(), "x", params.height(), "|",
-      static_cast<int>(params.format()), "|", options.plan_digest));
-  const size_t size =
-      params.format() == v1::IMAGE_FORMAT_RAW_RGB8
-          ? size_t{3} * static_cast<size_t>(params.width()) * static_cast<size_t>(params.height())
-          : options.image_bytes;
-  std::string data;
-  data.reserve(size + key.size());
-  while (data.size() < size) {
-    data += key;
-  }
-  data.resize(size);
-  return data;
 }
 
 }  // namespace patchflow

@@ -38,6 +38,18 @@ TEST(RequestQueueTest, RunsPriorityThenArrival) {
   EXPECT_EQ(PopId(queue), "");
 }
 
+TEST(RequestQueueTest, TellsWhatRunsNextAndKeepsIt) {
+  RequestQueue queue({.requests = 10});
+  EXPECT_EQ(queue.Peek("plan-1"), nullptr);
+  ASSERT_TRUE(queue.Push(Queued("other", v1::PRIORITY_HIGH, "plan-2")).ok());
+  ASSERT_TRUE(queue.Push(Queued("low", v1::PRIORITY_LOW)).ok());
+  ASSERT_TRUE(queue.Push(Queued("normal")).ok());
+  EXPECT_EQ(queue.Peek("plan-1")->spec().request_id, "normal");
+  EXPECT_EQ(queue.size(), 3U);
+  EXPECT_EQ(PopId(queue), "normal");
+  EXPECT_EQ(queue.Peek("plan-1")->spec().request_id, "low");
+}
+
 TEST(RequestQueueTest, RunsWhatAWorkerLostFirst) {
   RequestQueue queue({.requests = 10});
   ASSERT_TRUE(queue.Push(Queued("high", v1::PRIORITY_HIGH)).ok());

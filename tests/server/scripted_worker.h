@@ -145,6 +145,10 @@ class ScriptedWorker final : public LoneWorker {
     script_(calls_++, *job);
     return std::make_unique<ScriptedCall>(job);
   }
+  void Prepare(const worker::v1::PrepareRequest& request) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    hints_.push_back(request);
+  }
   std::unique_ptr<WatchCall> Watch(absl::Duration,
                                    std::function<void(const worker::v1::WatchResponse&)>,
                                    std::function<void(absl::Status)>) override {
@@ -164,12 +168,17 @@ class ScriptedWorker final : public LoneWorker {
     std::lock_guard<std::mutex> lock(mutex_);
     return jobs_.at(n);
   }
+  std::vector<worker::v1::PrepareRequest> hints() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return hints_;
+  }
 
  private:
   const Script script_;
   std::atomic<int> calls_ = 0;
   std::mutex mutex_;
   std::vector<std::shared_ptr<ScriptedJob>> jobs_;
+  std::vector<worker::v1::PrepareRequest> hints_;
 };
 
 }  // namespace patchflow
