@@ -8,16 +8,18 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <set>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "server/check_devices.h"
+#include "server/host_gpus.h"
+#include "server/memory_table.h"
 #include "server/tls_pair.h"
 #include "server/tokens.h"
 #include "server/weight_files.h"
@@ -113,20 +115,11 @@ void CheckPorts(const ServerConfig& config, std::vector<CheckRow>& rows) {
 
 // Degrees multiply to the number of ranks; the rest depends on the model, and the worker checks it.
 CheckRow CheckLayout(const GroupConfig& group, const std::string& what) {
-  int64_t product = 1;
-  for (const absl::string_view part : absl::StrSplit(group.layout, ',', absl::SkipEmpty())) {
-    const std::pair<std::string, std::string> pair = absl::StrSplit(part, '=');
-    int64_t degree = 1;
-    static const auto* degrees = new std::set<std::string>{
-        "pipefusion", "distrifusion", "ulysses", "ring", "tensor", "guidance"};
-    if (degrees->count(pair.first) != 0 && absl::SimpleAtoi(pair.second, &degree)) {
-      product *= degree;
-    }
-  }
+  const int64_t ranks = DegreesOf(group.layout).ranks();
   const std::string shown = group.layout.empty() ? "serial" : group.layout;
-  if (product != group.ranks) {
+  if (ranks != group.ranks) {
     return {what, CheckRow::kBad,
-            absl::StrCat(shown, " is for ", product, " ranks, the group has ", group.ranks)};
+            absl::StrCat(shown, " is for ", ranks, " ranks, the group has ", group.ranks)};
   }
   return {what, CheckRow::kGood, absl::StrCat(shown, " on ", group.ranks, " ranks")};
 }
@@ -143,7 +136,8 @@ CheckRow CheckSharedMemory(const GroupConfig& group, const std::string& what) {
                        needed >> 20, " MiB")};
 }
 
-void CheckGroup(const GroupConfig& group, std::vector<CheckRow>& rows) {
+void CheckGroup(const GroupConfig& group, const absl::StatusOr<HostGpus>& gpus,
+                std::vector<CheckRow>& rows) {
   const std::string what = absl::StrCat("groups[", group.name, "].");
   if (!group.local()) {
     rows.push_back(
@@ -165,6 +159,9 @@ void CheckGroup(const GroupConfig& group, std::vector<CheckRow>& rows) {
   if (group.ranks > 1 && group.device != "cpu") {
     rows.push_back(CheckSharedMemory(group, what + "ranks"));
   }
+  for (CheckRow& row : CheckDevices(group, what, gpus)) {
+    rows.push_back(std::move(row));
+  }
 }
 
 // A folder, that of `path` or an ancestor that exists, in which files can be made.
@@ -184,7 +181,7 @@ CheckRow CheckWritable(const char* what, std::filesystem::path path) {
 
 }  // namespace
 
-std::vector<CheckRow> CheckConfig(const ServerConfig& config) {
+std::vector<CheckRow> CheckConfig(const ServerConfig& config, const std::string& nvml) {
   std::vector<CheckRow> rows;
   if (config.security.tls.on()) {
     rows.push_back(CheckTls(config.security.tls, ", client certificates demanded"));
@@ -202,8 +199,14 @@ std::vector<CheckRow> CheckConfig(const ServerConfig& config) {
     auto binary = FindWorkerBinary(config.worker_binary);
     rows.push_back(RowOf("worker_binary", binary.status(), binary.ok() ? *binary : ""));
   }
+  const absl::StatusOr<HostGpus> gpus = any_local
+                                            ? FindGpus(nvml, std::getenv("CUDA_VISIBLE_DEVICES"))
+                                            : absl::StatusOr<HostGpus>(HostGpus{});
   for (const GroupConfig& group : config.groups) {
-    CheckGroup(group, rows);
+    CheckGroup(group, gpus, rows);
+  }
+  for (CheckRow& row : CheckSharedDevices(config, gpus)) {
+    rows.push_back(std::move(row));
   }
   if (!config.audit.file.empty()) {
     rows.push_back(

@@ -19,9 +19,11 @@ struct CheckRow {
 };
 
 // TLS pairs and their ends, tokens, ports, the worker program, and of every group that is started
-// here the weights' files, the layout and /dev/shm; audit log and store. Binds each port for a
-// moment; starts and writes nothing.
-std::vector<CheckRow> CheckConfig(const ServerConfig& config);
+// here the weights' files, the layout, /dev/shm, GPUs, the links between them and the memory that
+// each rank needs; audit log and store. Binds each port for a moment; starts and writes nothing.
+// `nvml`: the driver's library.
+std::vector<CheckRow> CheckConfig(const ServerConfig& config,
+                                  const std::string& nvml = "libnvidia-ml.so.1");
 
 // A table, one row a line.
 std::string CheckTable(const std::vector<CheckRow>& rows);

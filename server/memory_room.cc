@@ -12,7 +12,6 @@
 namespace patchflow {
 namespace {
 
-constexpr int64_t kContextBytes = int64_t{3} << 29;
 constexpr int64_t kProcessBytes = 256 << 20;
 
 // The number behind `name` in a file of names and numbers; nothing if there is none.

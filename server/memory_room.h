@@ -10,6 +10,9 @@
 
 namespace patchflow {
 
+// Of a GPU, for the CUDA context and libraries of a process.
+inline constexpr int64_t kContextBytes = int64_t{3} << 29;
+
 // What is known of a group that other weights shall be loaded beside.
 struct GroupMemory {
   std::string name;

@@ -1,5 +1,6 @@
 #include "server/weight_files.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -70,9 +71,12 @@ absl::StatusOr<uint64_t> DataBytes(const fs::path& file, const json& header) {
   return bytes;
 }
 
-absl::Status CheckSafetensors(const fs::path& file, int64_t& total) {
-  std::error_code error;
-  const uint64_t size = fs::file_size(file, error);
+struct Header {
+  json tensors;
+  uint64_t bytes = 0;  // With the length before it.
+};
+
+absl::StatusOr<Header> ReadHeader(const fs::path& file, uint64_t size) {
   std::ifstream stream(file, std::ios::binary);
   unsigned char prefix[8] = {};
   stream.read(reinterpret_cast<char*>(prefix), sizeof prefix);
@@ -80,22 +84,32 @@ absl::Status CheckSafetensors(const fs::path& file, int64_t& total) {
   for (int i = 7; i >= 0; --i) {
     header_bytes = header_bytes << 8 | prefix[i];
   }
-  if (error || !stream || header_bytes > kMaxHeaderBytes || 8 + header_bytes > size) {
+  if (!stream || header_bytes > kMaxHeaderBytes || 8 + header_bytes > size) {
     return Fault(file, "has no header of safetensors");
   }
   std::string text(header_bytes, '\0');
   stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-  const json header = json::parse(text, nullptr, false);
-  if (!header.is_object()) {
+  Header header{json::parse(text, nullptr, false), 8 + header_bytes};
+  if (!header.tensors.is_object()) {
     return Fault(file, "its header is no JSON object");
   }
-  auto data = DataBytes(file, header);
+  return header;
+}
+
+absl::Status CheckSafetensors(const fs::path& file, int64_t& total) {
+  std::error_code error;
+  const uint64_t size = fs::file_size(file, error);
+  auto header = ReadHeader(file, error ? 0 : size);
+  if (!header.ok()) {
+    return header.status();
+  }
+  auto data = DataBytes(file, header->tensors);
   if (!data.ok()) {
     return data.status();
   }
-  if (8 + header_bytes + *data != size) {
+  if (header->bytes + *data != size) {
     return Fault(file,
-                 absl::StrCat("has ", size, " bytes; its header says ", 8 + header_bytes + *data));
+                 absl::StrCat("has ", size, " bytes; its header says ", header->bytes + *data));
   }
   total += static_cast<int64_t>(size);
   return absl::OkStatus();
@@ -141,6 +155,36 @@ absl::StatusOr<WeightFiles> CheckWeightFiles(const std::string& directory) {
     return Fault(directory, "holds no *.safetensors");
   }
   return found;
+}
+
+absl::StatusOr<std::map<std::string, int64_t>> TensorElements(const std::string& folder) {
+  std::map<std::string, int64_t> elements;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (entry.path().extension() != ".safetensors") {
+      continue;
+    }
+    auto header = ReadHeader(entry.path(), fs::file_size(entry.path(), error));
+    if (!header.ok()) {
+      return header.status();
+    }
+    for (const auto& [name, tensor] : header->tensors.items()) {
+      const json shape = tensor.is_object() ? tensor.value("shape", json()) : json();
+      if (name == "__metadata__" || !shape.is_array()) {
+        continue;
+      }
+      int64_t count = 1;
+      for (const json& dim : shape) {
+        if (!dim.is_number_unsigned() || dim.get<uint64_t>() > uint64_t{1} << 32 ||
+            count > int64_t{1} << 40) {
+          return Fault(entry.path(), absl::StrCat("tensor ", name, " has no shape"));
+        }
+        count *= dim.get<int64_t>();
+      }
+      elements[name] += count;
+    }
+  }
+  return elements;
 }
 
 }  // namespace patchflow

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -17,5 +18,8 @@ struct WeightFiles {
 // *.index.json finds its shards, and every *.safetensors is as long as its header says.
 // INVALID_ARGUMENT with the file and what is wrong. Reads headers only.
 absl::StatusOr<WeightFiles> CheckWeightFiles(const std::string& directory);
+
+// Elements of every tensor in the *.safetensors of one folder, by name. INVALID_ARGUMENT as above.
+absl::StatusOr<std::map<std::string, int64_t>> TensorElements(const std::string& folder);
 
 }  // namespace patchflow

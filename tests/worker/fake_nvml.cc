@@ -2,13 +2,18 @@
 //   FAKE_NVML_XIDS=79:1,31:0    Xid and device, of events that wait
 //   FAKE_NVML_ECC=2             uncorrectable errors so far of device 0; device 1 has no ECC
 //   FAKE_NVML_BROKEN=1          nothing works
+//   FAKE_NVML_GPUS=2            devices that are counted, 4 at most
+//   FAKE_NVML_GIB=80            memory of each
+//   FAKE_NVML_NVLINK=1          NVLink between all
+//   FAKE_NVML_LEVEL=20          the common ancestor of two, as NVML numbers them; none: not told
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
 namespace {
 
-int devices[2];
+int devices[4];
 std::string events;
 
 int FromEnvironment(const char* name) {
@@ -26,6 +31,17 @@ struct FakeEvent {
   unsigned long long data;
   unsigned gpu_instance;
   unsigned compute_instance;
+};
+
+struct FakeMemory {
+  unsigned long long total;
+  unsigned long long free;
+  unsigned long long used;
+};
+struct FakePci {
+  char legacy_bus_id[16];
+  unsigned numbers[5];
+  char bus_id[32];
 };
 
 int nvmlInit_v2() { return FromEnvironment("FAKE_NVML_BROKEN") != 0 ? 9 : 0; }
@@ -60,6 +76,38 @@ int nvmlDeviceGetTotalEccErrors(void* device, int type, int counter, unsigned lo
   if (device != &devices[0] || type != 1 || counter != 0) return 3;
   *count = static_cast<unsigned long long>(FromEnvironment("FAKE_NVML_ECC"));
   return 0;
+}
+
+int nvmlSystemGetDriverVersion(char* version, unsigned size) {
+  return std::snprintf(version, size, "570.86.10") > 0 ? 0 : 7;
+}
+int nvmlDeviceGetCount_v2(unsigned* count) {
+  *count = static_cast<unsigned>(FromEnvironment("FAKE_NVML_GPUS"));
+  return 0;
+}
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** device) {
+  if (index >= 4) return 2;
+  *device = &devices[index];
+  return 0;
+}
+int nvmlDeviceGetName(void* /*device*/, char* name, unsigned size) {
+  return std::snprintf(name, size, "Fake H1") > 0 ? 0 : 7;
+}
+int nvmlDeviceGetMemoryInfo(void* /*device*/, FakeMemory* memory) {
+  memory->total = static_cast<unsigned long long>(FromEnvironment("FAKE_NVML_GIB")) << 30;
+  return 0;
+}
+int nvmlDeviceGetPciInfo_v3(void* device, FakePci* pci) {
+  const auto index = static_cast<int>(static_cast<int*>(device) - devices);
+  return std::snprintf(pci->bus_id, sizeof pci->bus_id, "00000000:%dB:00.0", index + 1) > 0 ? 0 : 7;
+}
+int nvmlDeviceGetP2PStatus(void* /*a*/, void* /*b*/, int index, int* status) {
+  *status = index == 2 && FromEnvironment("FAKE_NVML_NVLINK") != 0 ? 0 : 5;
+  return 0;
+}
+int nvmlDeviceGetTopologyCommonAncestor(void* /*a*/, void* /*b*/, int* level) {
+  *level = FromEnvironment("FAKE_NVML_LEVEL");
+  return std::getenv("FAKE_NVML_LEVEL") == nullptr ? 3 : 0;
 }
 
 }  // extern "C"

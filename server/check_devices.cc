@@ -1,0 +1,182 @@
+#include "server/check_devices.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "server/memory_room.h"
+#include "server/memory_table.h"
+
+namespace patchflow {
+namespace {
+
+constexpr double kTight = 0.9;  // Of a GPU's memory.
+
+std::string Gib(int64_t bytes) {
+  return absl::StrFormat("%.2f", static_cast<double>(bytes) / (int64_t{1} << 30));
+}
+
+// Whether the worker will take GPUs: as it decides itself.
+bool OnGpus(const GroupConfig& group, const absl::StatusOr<HostGpus>& gpus) {
+  return group.device == "cuda" || (group.device == "auto" && gpus.ok() && !gpus->gpus.empty());
+}
+
+std::string Describe(const HostGpus& gpus, size_t ranks) {
+  std::vector<std::string> kinds;
+  for (size_t i = 0; i < std::min(ranks, gpus.gpus.size()); ++i) {
+    const HostGpu& gpu = gpus.gpus[i];
+    kinds.push_back(
+        absl::StrCat(gpu.name, " of ", Gib(gpu.memory_bytes), " GiB (", gpu.bus_id, ")"));
+  }
+  return absl::StrCat(absl::StrJoin(kinds, ", "), "; driver ", gpus.driver);
+}
+
+CheckRow DevicesRow(const GroupConfig& group, const std::string& what,
+                    const absl::StatusOr<HostGpus>& gpus) {
+  if (group.device == "cpu") {
+    return {what, CheckRow::kGood, "device cpu: no GPU is asked for"};
+  }
+  if (!gpus.ok() && absl::IsInvalidArgument(gpus.status())) {
+    return {what, CheckRow::kWarning, std::string(gpus.status().message())};
+  }
+  if (!OnGpus(group, gpus)) {
+    return {what, CheckRow::kGood,
+            absl::StrCat("device auto: CPUs, as ",
+                         gpus.ok() ? "no GPU is found" : std::string(gpus.status().message()))};
+  }
+  if (!gpus.ok()) {
+    return {what, CheckRow::kBad,
+            absl::StrCat(group.ranks, " GPUs are asked for: ", gpus.status().message())};
+  }
+  const auto found = static_cast<int>(gpus->gpus.size());
+  if (found < group.ranks) {
+    return {what, CheckRow::kBad,
+            absl::StrCat(group.ranks, " GPUs are asked for, ", found,
+                         " found: ", Describe(*gpus, gpus->gpus.size()))};
+  }
+  return {what, CheckRow::kGood,
+          absl::StrCat(group.ranks, " of ", found,
+                       " GPUs: ", Describe(*gpus, static_cast<size_t>(group.ranks)))};
+}
+
+CheckRow LinksRow(const GroupConfig& group, const std::string& what, const HostGpus& gpus) {
+  std::map<GpuLink, std::vector<std::string>> pairs;
+  const auto ranks = std::min(static_cast<size_t>(group.ranks), gpus.gpus.size());
+  for (size_t i = 0; i < ranks; ++i) {
+    for (size_t j = i + 1; j < ranks; ++j) {
+      pairs[gpus.links[i][j]].push_back(absl::StrCat(i, "-", j));
+    }
+  }
+  std::vector<std::string> kinds;
+  for (const auto& [link, which] : pairs) {
+    kinds.push_back(pairs.size() == 1
+                        ? absl::StrCat(Name(link), " between all")
+                        : absl::StrCat(Name(link), " between ", absl::StrJoin(which, " ")));
+  }
+  const bool slow = pairs.count(GpuLink::kProcessors) != 0;
+  return {what, slow ? CheckRow::kWarning : CheckRow::kGood, absl::StrJoin(kinds, "; ")};
+}
+
+std::string RanksText(int first, int last) {
+  return first == last ? absl::StrCat("rank ", first) : absl::StrCat("ranks ", first, "-", last);
+}
+
+// Neighbours that need the same are one entry.
+CheckRow MemoryRow(const GroupConfig& group, const std::string& what, const ModelShape& shape,
+                   int64_t width_px, int64_t height_px, const HostGpus* gpus) {
+  const LayoutDegrees layout = DegreesOf(group.layout);
+  const bool wide = group.dtype == "float32" || (group.dtype == "auto" && gpus == nullptr);
+  CheckRow row{what, CheckRow::kGood, ""};
+  const auto of_rank = [&](int rank) {
+    return MemoryOfRank(shape, layout, rank, width_px, height_px, wide ? 4 : 2);
+  };
+  const auto room_of = [&](int rank) {
+    return gpus != nullptr && static_cast<size_t>(rank) < gpus->gpus.size()
+               ? gpus->gpus[static_cast<size_t>(rank)].memory_bytes
+               : 0;
+  };
+  for (int first = 0; first < group.ranks;) {
+    const RankMemory memory = of_rank(first);
+    const int64_t room = room_of(first);
+    int last = first;
+    while (last + 1 < group.ranks && of_rank(last + 1) == memory && room_of(last + 1) == room) {
+      ++last;
+    }
+    absl::StrAppend(&row.text, first == 0 ? "" : "; ", RanksText(first, last), ": ",
+                    Gib(memory.weights), " weights + ", Gib(memory.caches), " caches + ",
+                    Gib(memory.work), " work");
+    int64_t needed = memory.total();
+    if (room > 0) {
+      needed += kContextBytes;
+      absl::StrAppend(&row.text, " + ", Gib(kContextBytes), " CUDA");
+      if (needed > room) {
+        row.verdict = CheckRow::kBad;
+      } else if (static_cast<double>(needed) > kTight * static_cast<double>(room) &&
+                 row.verdict == CheckRow::kGood) {
+        row.verdict = CheckRow::kWarning;
+      }
+    }
+    absl::StrAppend(&row.text, " = about ", Gib(needed), room > 0 ? " of " + Gib(room) : "",
+                    " GiB");
+    first = last + 1;
+  }
+  return row;
+}
+
+}  // namespace
+
+std::vector<CheckRow> CheckDevices(const GroupConfig& group, const std::string& prefix,
+                                   const absl::StatusOr<HostGpus>& gpus) {
+  std::vector<CheckRow> rows = {DevicesRow(group, prefix + "devices", gpus)};
+  const HostGpus* on = OnGpus(group, gpus) && gpus.ok() ? &*gpus : nullptr;
+  if (on != nullptr && group.ranks > 1 && on->gpus.size() > 1) {
+    rows.push_back(LinksRow(group, prefix + "links", *on));
+  }
+  auto shape = ReadModelShape(group.model);
+  if (!shape.ok()) {
+    rows.push_back({prefix + "memory", CheckRow::kWarning,
+                    absl::StrCat("not known: ", shape.status().message())});
+    return rows;
+  }
+  if (DegreesOf(group.layout).ranks() != group.ranks) {
+    return rows;  // The layout's row says so.
+  }
+  std::vector<std::string> sizes = group.warmup;
+  if (sizes.empty()) {
+    sizes = {absl::StrCat(shape->own_size_px, "x", shape->own_size_px)};
+  }
+  for (const std::string& size : sizes) {
+    const std::pair<std::string, std::string> sides = absl::StrSplit(size, 'x');
+    int64_t width_px = 0;
+    int64_t height_px = 0;
+    if (absl::SimpleAtoi(sides.first, &width_px) && absl::SimpleAtoi(sides.second, &height_px)) {
+      rows.push_back(
+          MemoryRow(group, absl::StrCat(prefix, "memory ", size), *shape, width_px, height_px, on));
+    }
+  }
+  return rows;
+}
+
+std::vector<CheckRow> CheckSharedDevices(const ServerConfig& config,
+                                         const absl::StatusOr<HostGpus>& gpus) {
+  std::vector<std::string> names;
+  for (const GroupConfig& group : config.groups) {
+    if (group.local() && OnGpus(group, gpus)) {
+      names.push_back(group.name);
+    }
+  }
+  if (names.size() < 2) {
+    return {};
+  }
+  return {{"groups", CheckRow::kWarning,
+           absl::StrCat(absl::StrJoin(names, ", "),
+                        " all run on the GPUs from 0 on: what they need adds up")}};
+}
+
+}  // namespace patchflow
