@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "server/log.h"
+
 namespace patchflow {
 
 const char* Name(GroupState state) {
@@ -280,6 +282,14 @@ void Group::JobCompleted() {
 
 void Group::SetRunning(uint64_t epoch, std::shared_ptr<Generation> generation,
                        std::function<void()> abort) {
+  if (LogsDebug()) {
+    LogDebug("job goes to group",
+             {{"group", config_.name},
+              {"request_id", generation->spec().request_id},
+              {"attempt", generation->standing().attempt},
+              {"waited_seconds",
+               absl::ToDoubleSeconds(absl::FromChrono(Clock::now() - generation->created()))}});
+  }
   {
     std::lock_guard<std::mutex> lock(mutex_);
     last_request_id_ = generation->spec().request_id;

@@ -115,20 +115,46 @@ ProcessEnd WithStatus(int status) {
   return end;
 }
 
+constexpr std::nullopt_t kNothing = std::nullopt;  // Was told of a device.
+
 TEST(DeviceJudgeTest, BelievesAWorkerThatADeviceIsBroken) {
-  EXPECT_NE(DeviceJudge().Judge(WithStatus(3), 0), "");
-  EXPECT_EQ(DeviceJudge().Judge(WithStatus(1), 0), "");
-  EXPECT_EQ(DeviceJudge().Judge(std::nullopt, 4), "");
+  EXPECT_NE(DeviceJudge().Judge(WithStatus(3), kNothing, 0), "");
+  EXPECT_EQ(DeviceJudge().Judge(WithStatus(1), kNothing, 0), "");
+  EXPECT_EQ(DeviceJudge().Judge(std::nullopt, kNothing, 4), "");
 }
 
 TEST(DeviceJudgeTest, TakesTheSameStickyErrorTwiceInARow) {
   DeviceJudge judge;
-  EXPECT_EQ(judge.Judge(WithStatus(100), 0), "");
-  EXPECT_EQ(judge.Judge(WithStatus(100), 0), "") << "a job was completed in between";
-  EXPECT_EQ(judge.Judge(WithStatus(110), 1), "") << "another error";
-  EXPECT_EQ(judge.Judge(std::nullopt, 2), "");
-  EXPECT_EQ(judge.Judge(WithStatus(110), 3), "") << "not in a row";
-  EXPECT_NE(judge.Judge(WithStatus(110), 4), "");
+  EXPECT_EQ(judge.Judge(WithStatus(100), kNothing, 0), "");
+  EXPECT_EQ(judge.Judge(WithStatus(100), kNothing, 0), "") << "a job was completed in between";
+  EXPECT_EQ(judge.Judge(WithStatus(110), kNothing, 1), "") << "another error";
+  EXPECT_EQ(judge.Judge(std::nullopt, kNothing, 2), "");
+  EXPECT_EQ(judge.Judge(WithStatus(110), kNothing, 3), "") << "not in a row";
+  EXPECT_NE(judge.Judge(WithStatus(110), kNothing, 4), "");
+}
+
+std::optional<worker::v1::DeviceFault> Told(worker::v1::DeviceFaultKind kind, int code) {
+  worker::v1::DeviceFault fault;
+  fault.set_kind(kind);
+  fault.set_code(code);
+  fault.set_text("0000:1B:00.0 says so");
+  return fault;
+}
+
+TEST(DeviceJudgeTest, BelievesWhatAWorkerToldOfItsDeviceWithoutAnExitStatus) {
+  for (const auto kind : {worker::v1::DEVICE_FAULT_KIND_XID, worker::v1::DEVICE_FAULT_KIND_ECC,
+                          worker::v1::DEVICE_FAULT_KIND_NVLINK}) {
+    EXPECT_EQ(DeviceJudge().Judge(std::nullopt, Told(kind, 1), 0),
+              "a device of the group is broken: 0000:1B:00.0 says so");
+  }
+}
+
+TEST(DeviceJudgeTest, AStickyErrorCountsHoweverItIsTold) {
+  const auto told = Told(worker::v1::DEVICE_FAULT_KIND_CUDA_ERROR, 719);
+  DeviceJudge judge;
+  EXPECT_EQ(judge.Judge(std::nullopt, told, 0), "");
+  EXPECT_EQ(judge.Judge(std::nullopt, told, 0), "") << "a job was completed in between";
+  EXPECT_NE(judge.Judge(WithStatus(119), kNothing, 1), "");
 }
 
 }  // namespace
