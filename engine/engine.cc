@@ -166,10 +166,8 @@ Prompt OneRankEngine::EncodePrompts(const ImageRequest& request) {
   for (const BatchedImage& image : request.beside) {
     texts.push_back({image.prompt, image.negative_prompt});
   }
-  while (texts.size() < static_cast<size_t>(request.batch_size)) {
-    texts.push_back({request.prompt, request.negative_prompt});
-  }
-  return parts_.prompts->Encode(texts, /*positive_only=*/request.guidance_scale == 1);
+  return parts_.prompts->Encode(texts, static_cast<size_t>(request.batch_size),
+                                /*positive_only=*/request.guidance_scale == 1);
 }
 
 Tensor OneRankEngine::Noise(const ImageRequest& request) const {

@@ -42,24 +42,26 @@ PromptEncoder::PromptEncoder(std::unique_ptr<Tokenizer> tokenizer,
   ahead_ = std::jthread([this](const std::stop_token& stop) { FollowHints(stop); });
 }
 
-Prompt PromptEncoder::Encode(const std::vector<Texts>& images, bool positive_only) {
+Prompt PromptEncoder::Encode(const std::vector<Texts>& images, size_t rows, bool positive_only) {
   std::vector<Tensor> texts_BLD;
   std::vector<Tensor> masks_BL;
-  const auto add = [&](const std::string& text) {
-    const Prompt one = EncodeOne(text);
-    texts_BLD.push_back(one.text_BLD);
-    masks_BL.push_back(one.mask_BL);
-  };
-  for (const Texts& image : images) {
-    if (!positive_only) add(image.negative);
+  for (const bool positive : {false, true}) {
+    if (positive_only && !positive) continue;
+    const size_t first = texts_BLD.size();
+    for (const Texts& image : images) {
+      const Prompt one = EncodeOne(positive ? image.positive : image.negative);
+      texts_BLD.push_back(one.text_BLD);
+      masks_BL.push_back(one.mask_BL);
+    }
+    texts_BLD.resize(first + rows, Tensor(texts_BLD[first]));
+    masks_BL.resize(first + rows, Tensor(masks_BL[first]));
   }
-  for (const Texts& image : images) add(image.positive);
-  const auto rows = [](const std::vector<Tensor>& all) {
+  const auto together = [](const std::vector<Tensor>& all) {
     return all.size() == 1 ? all.front() : at::cat(all);
   };
-  return {.text_BLD = rows(texts_BLD),
-          .mask_BL = rows(masks_BL),
-          .images = static_cast<int64_t>(images.size())};
+  return {.text_BLD = together(texts_BLD),
+          .mask_BL = together(masks_BL),
+          .images = static_cast<int64_t>(rows)};
 }
 
 Prompt PromptEncoder::EncodeOne(const std::string& text) {

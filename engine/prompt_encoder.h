@@ -36,9 +36,10 @@ class PromptEncoder {
     const std::string& positive;
     const std::string& negative;
   };
-  // Of a batch: all negative rows, then all positive ones, or these alone with `positive_only`.
-  // Collective of the tensor axis.
-  Prompt Encode(const std::vector<Texts>& images, bool positive_only);
+  // Of a batch of so many rows, the first image's repeated behind the last one's: all negative
+  // rows, then all positive ones, or these alone with `positive_only`. Collective of the tensor
+  // axis.
+  Prompt Encode(const std::vector<Texts>& images, size_t rows, bool positive_only);
 
  private:
   static constexpr size_t kKept = 8;

@@ -99,15 +99,32 @@ class PromptEncoderTest : public ::testing::Test {
   std::shared_ptr<TextHints> hints_ = std::make_shared<TextHints>();
 };
 
+TEST_F(PromptEncoderTest, EveryTextOfABatchIsEncodedOnceAndItsFirstFillsItUp) {
+  const std::string negative;
+  std::vector<std::string> texts;
+  for (size_t length = 1; length <= 9; ++length) texts.emplace_back(length, 'a');
+  std::vector<PromptEncoder::Texts> images;
+  for (const std::string& text : texts) images.push_back({text, negative});
+  const Prompt prompt = Make(nullptr)->Encode(images, 12, /*positive_only=*/false);
+  EXPECT_THAT(log_.Encoded(), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8, 9));
+  EXPECT_EQ(prompt.images, 12);
+  ASSERT_EQ(prompt.text_BLD.size(0), 24);
+  ASSERT_EQ(prompt.mask_BL.size(0), 24);
+  for (int64_t row = 0; row < 12; ++row) {
+    EXPECT_EQ(prompt.text_BLD[row][0][0].item<float>(), 0);
+    EXPECT_EQ(prompt.text_BLD[12 + row][0][0].item<int64_t>(), row < 9 ? row + 1 : 1);
+  }
+}
+
 TEST_F(PromptEncoderTest, AHintedTextIsThereWhenItIsAskedFor) {
   const auto encoder = Make(hints_, 1, absl::Milliseconds(300));
   hints_->Offer({"a star", ""});
   ASSERT_TRUE(Eventually([&] { return log_.Encoded().size() == 2; }));
   const absl::Time begin = absl::Now();
-  const Prompt prompt = encoder->Encode({{"a star", ""}}, /*positive_only=*/false);
+  const Prompt prompt = encoder->Encode({{"a star", ""}}, 1, /*positive_only=*/false);
   EXPECT_LT(absl::Now() - begin, absl::Milliseconds(200)) << "nothing was encoded";
   EXPECT_THAT(log_.Encoded(), UnorderedElementsAre(6, 0));
-  const auto without = Make(nullptr)->Encode({{"a star", ""}}, false);
+  const auto without = Make(nullptr)->Encode({{"a star", ""}}, 1, false);
   EXPECT_TRUE(at::equal(prompt.text_BLD, without.text_BLD)) << "and it is the same";
   EXPECT_TRUE(at::equal(prompt.mask_BL, without.mask_BL));
 }
@@ -116,13 +133,13 @@ TEST_F(PromptEncoderTest, ATextThatIsBeingEncodedIsNotEncodedTwice) {
   const auto encoder = Make(hints_, 1, absl::Milliseconds(100));
   hints_->Offer({"a star"});
   ASSERT_TRUE(Eventually([&] { return log_.Begun().size() == 1; }));
-  encoder->Encode({{"a star", ""}}, /*positive_only=*/true);
+  encoder->Encode({{"a star", ""}}, 1, /*positive_only=*/true);
   EXPECT_THAT(log_.Encoded(), ElementsAre(6));
 }
 
 TEST_F(PromptEncoderTest, WhatIsKeptIsNotEncodedForAHint) {
   const auto encoder = Make(hints_);
-  encoder->Encode({{"a star", ""}}, /*positive_only=*/false);
+  encoder->Encode({{"a star", ""}}, 1, /*positive_only=*/false);
   hints_->Offer({"a star", "", "a circle"});
   ASSERT_TRUE(Eventually([&] { return log_.Encoded().size() == 3; }));
   EXPECT_THAT(log_.Encoded(), ElementsAre(0, 6, 8));
@@ -132,7 +149,7 @@ TEST_F(PromptEncoderTest, AnythingElseIsEncodedBesideAHint) {
   const auto encoder = Make(hints_, 1, absl::Milliseconds(200));
   hints_->Offer({"a star"});
   ASSERT_TRUE(Eventually([&] { return log_.Begun().size() == 1; }));
-  encoder->Encode({{"red", ""}}, /*positive_only=*/true);
+  encoder->Encode({{"red", ""}}, 1, /*positive_only=*/true);
   EXPECT_THAT(log_.Begun(), ElementsAre(6, 3));
 }
 
