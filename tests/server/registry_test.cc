@@ -140,6 +140,29 @@ TEST_F(RegistryTest, RefusesPoisonForTenMinutes) {
   EXPECT_TRUE(registry_.Claim({"", "a"}, "fingerprint", Maker("a")).ok());
 }
 
+TEST_F(RegistryTest, KnowsNothingWhileWhatEndedBeforeCannotBeRead) {
+  const absl::Status stuck = TestError(absl::StatusCode::kUnavailable, reason::kStoreFailed);
+  bool reads = false;
+  registry_.SetRecall([&](const GenerationKey& key) -> absl::StatusOr<std::shared_ptr<Generation>> {
+    if (!reads) {
+      return stuck;
+    }
+    if (key.request_id != "stored") {
+      return nullptr;
+    }
+    auto generation = MakeGeneration(TestSpec("stored"));
+    generation->End(absl::OkStatus());
+    return generation;
+  });
+  EXPECT_EQ(registry_.Find({"", "stored"}).status(), stuck) << "not NOT_FOUND";
+  EXPECT_EQ(registry_.Claim({"", "stored"}, "fingerprint", Maker("stored")).status(), stuck)
+      << "it is not made again";
+  reads = true;
+  EXPECT_TRUE(registry_.Find({"", "stored"}).ok());
+  EXPECT_EQ(registry_.Find({"", "other"}).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_FALSE(registry_.Claim({"", "stored"}, "fingerprint", Maker("stored"))->fresh);
+}
+
 TEST_F(RegistryTest, GivesEachOwnerItsOwnIds) {
   ASSERT_TRUE(registry_.Claim({"alice", "a"}, "fingerprint", Maker("a")).ok());
   EXPECT_EQ(ReasonOf(registry_.Find({"bob", "a"}).status()), "GENERATION_NOT_FOUND");
