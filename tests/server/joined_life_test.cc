@@ -155,9 +155,9 @@ TEST_F(JoinedLifeTest, ADeviceIsToldByWhoeverHasItAndNotByWhoFailedFirst) {
   Supervise();
   ASSERT_TRUE(Serves());
   first_->SetState(worker::v1::WORKER_STATE_FAILED);
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
   second_->Sicken(worker::v1::DEVICE_FAULT_KIND_ECC, 1);
   ASSERT_TRUE(Eventually([&] { return group_.state() == GroupState::kFailed; }));
+  EXPECT_EQ(group_.losses()[LossKind::kFailed], 0) << "one loss, and the device is why";
   EXPECT_THAT(group_.failure(), HasSubstr("broken: 0000:1B:00.0: code 1; worker 1 of 2"));
 }
 
