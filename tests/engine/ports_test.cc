@@ -32,6 +32,17 @@ TEST(LocalGuidanceTest, CombinesHalfPrecisionBranchesInFloat) {
   EXPECT_TRUE(at::allclose(guided, exact[0] + 7.5 * (exact[1] - exact[0]), 1e-6, 1e-6));
 }
 
+// Of sizes that leave a rest behind the vectors of each image.
+TEST(LocalGuidanceTest, CombinesEachImageOfABatchAsIfItWereAlone) {
+  LocalGuidance guidance(4.5);
+  const Tensor eps = at::randn({6, 1023, 7});
+  const Tensor guided = guidance.Combine(eps);
+  for (int64_t n = 0; n < 3; ++n) {
+    const Tensor alone = guidance.Combine(at::stack({eps[n], eps[3 + n]}));
+    EXPECT_TRUE(at::equal(guided.narrow(0, n, 1), alone)) << n;
+  }
+}
+
 TEST(LocalGuidanceTest, ScaleOneHasOneBranch) {
   LocalGuidance guidance(1);
   const Tensor x = at::randn({3, 5, 4});

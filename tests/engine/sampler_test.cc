@@ -110,6 +110,25 @@ TEST(SamplerTest, PatchesStepAsTheWholeDoes) {
   EXPECT_TRUE(at::equal(at::cat(histories, 1), whole.previous_x0_NSC));
 }
 
+// Of sizes that leave a rest behind the vectors of each image.
+TEST(SamplerTest, StepsEachImageOfABatchAsIfItWereAlone) {
+  for (const std::string_view name : Sampler::Names()) {
+    const Sampler sampler = MakeOrDie(name, {}, 20);
+    const Tensor x = at::randn({3, 1023, 7});
+    const Tensor eps = at::randn({3, 1023, 7});
+    const Tensor previous = at::randn({3, 1023, 7});
+    SamplerState state{previous.clone()};
+    const Tensor next = sampler.Step(RowNumber(7), x, eps, state);
+    for (int64_t n = 0; n < 3; ++n) {
+      const auto own = [n](const Tensor& all) { return all.narrow(0, n, 1).clone(); };
+      SamplerState alone{own(previous)};
+      EXPECT_TRUE(at::equal(own(next), sampler.Step(RowNumber(7), own(x), own(eps), alone)))
+          << name << ", " << n;
+      EXPECT_TRUE(at::equal(own(state.previous_x0_NSC), alone.previous_x0_NSC));
+    }
+  }
+}
+
 TEST(SamplerTest, SlicesAreCopies) {
   SamplerState whole{at::zeros({1, 4, 2})};
   whole.Slice({1, 3}).previous_x0_NSC.fill_(1);
