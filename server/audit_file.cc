@@ -52,7 +52,7 @@ absl::Status AuditFile::OpenFile() {
       open(path_.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, kMode);
   struct stat found {};
   if (opened < 0 || fstat(opened, &found) != 0) {
-    const absl::Status status = ErrnoStatus(path_);
+    absl::Status status = ErrnoStatus(path_);
     if (opened >= 0) {
       close(opened);
     }

@@ -33,6 +33,9 @@ class ImageService final : public RawImageService<v1::ImageGenerationService::Se
   ImageService(Admission& admission, Admission::Models& models, Registry& registry,
                const Tracer& tracer, const Guard& guard, const CallServices& services);
 
+  // Waits until nothing waits for a disk any more. After the last call.
+  void StopWaiting() { waiting_room_.Stop(); }
+
   using Context = grpc::CallbackServerContext;
   using Bytes = grpc::ByteBuffer;
 

@@ -213,6 +213,7 @@ absl::Status Server::OpenListeners() {
 
 Server::~Server() {
   ticking_ = false;
+  parts_->admission.SetDraining(true);
   for (const auto& generation : parts_->registry.Live()) {
     generation->End(DrainedError());
   }
@@ -232,6 +233,7 @@ Server::~Server() {
   parts_->health_listener.Stop(kLastWrites);
   parts_->admin_listener.Stop(kLastWrites);
   parts_->http.reset();
+  parts_->images.StopWaiting();
   parts_->timer.reset();
   parts_->exporter.reset();
   if (!socket_directory_.empty()) {

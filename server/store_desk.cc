@@ -18,6 +18,7 @@ namespace {
 constexpr std::chrono::seconds kLastWrites{10};
 constexpr absl::Duration kMaxSweepPause = absl::Seconds(30);
 constexpr size_t kAtATime = 64;
+constexpr Clock::duration kPauseAfterFailure = std::chrono::seconds(1);
 
 // Whoever has the store next makes what this process could not because it ended.
 bool GoesOn(const absl::Status& end) { return ReasonOf(end) == reason::kDraining; }
@@ -143,8 +144,10 @@ void StoreDesk::Run() {
   const absl::Duration pause =
       std::clamp(config_.max_age / 10, absl::Milliseconds(100), kMaxSweepPause);
   std::unique_lock<std::mutex> lock(mutex_);
-  while (!stopping_ || !waiting_.empty()) {
-    changed_.wait_for(lock, ToClock(pause), [this] { return stopping_ || !waiting_.empty(); });
+  while (!stopping_ || !waiting_.empty() || !failed_.empty()) {
+    changed_.wait_for(lock, failed_.empty() ? ToClock(pause) : kPauseAfterFailure,
+                      [this] { return stopping_ || !waiting_.empty(); });
+    TakeFailed();
     const auto end =
         waiting_.begin() + static_cast<std::ptrdiff_t>(std::min(waiting_.size(), kAtATime));
     std::vector<Task> tasks(std::make_move_iterator(waiting_.begin()),
@@ -156,6 +159,7 @@ void StoreDesk::Run() {
     Do(tasks);
     lock.lock();
     at_work_ = false;
+    KeepFailed(tasks);
     Unfollow(tasks);
   }
   lock.unlock();
@@ -201,6 +205,7 @@ void StoreDesk::DoChanges(std::vector<Task*>& changes) {
 
 void StoreDesk::Finish(Task& task, const absl::Status& status) {
   Note(status, task.request_id);
+  task.failed = !status.ok();
   if (task.answer != nullptr) {
     task.answer->Give(status);
   }
@@ -214,13 +219,34 @@ void StoreDesk::Note(const absl::Status& status, const std::string& request_id) 
   }
 }
 
+// Under mutex_.
+void StoreDesk::KeepFailed(std::vector<Task>& done) {
+  for (Task& task : done) {
+    if (task.failed && task.follows != nullptr && !stopping_) {
+      failed_.push_back(task);
+      failed_at_ = Clock::now();
+    }
+  }
+}
+
+// Under mutex_: those that were to be tried again wait like others, once it is time.
+void StoreDesk::TakeFailed() {
+  if (stopping_ || Clock::now() - failed_at_ >= kPauseAfterFailure) {
+    for (Task& task : failed_) {
+      task.failed = false;
+      waiting_.push_back(std::move(task));
+    }
+    failed_.clear();
+  }
+}
+
 // Under mutex_: those that have ended, and are written down so.
 void StoreDesk::Unfollow(const std::vector<Task>& done) {
   for (const Task& task : done) {
     const bool again = std::any_of(waiting_.begin(), waiting_.end(), [&](const Task& other) {
       return other.follows == task.follows;
     });
-    if (task.follows != nullptr && task.follows->ended() && !again) {
+    if (task.follows != nullptr && task.follows->ended() && !task.failed && !again) {
       followers_.erase(task.follows.get());
     }
   }

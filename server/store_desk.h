@@ -45,6 +45,7 @@ class StoreDesk : public std::enable_shared_from_this<StoreDesk> {
     std::shared_ptr<Answer> answer = nullptr;
     std::string request_id = {};
     std::shared_ptr<Generation> follows = nullptr;
+    bool failed = false;  // What came of a generation is then written again, a second later.
   };
 
   // `lock`: a file that is closed with the table, at the end of the thread.
@@ -61,7 +62,8 @@ class StoreDesk : public std::enable_shared_from_this<StoreDesk> {
   // Posts `task` and waits for its answer: UNAVAILABLE after config.max_wait, and at once while the
   // thread has been at its present work for longer than that.
   absl::Status Ask(Task task);
-  // What comes of `generation` is written down, until it has ended. Does not wait.
+  // What comes of `generation` is written down, until it has ended; what can't be is tried again.
+  // Does not wait.
   void Follow(const std::shared_ptr<Generation>& generation);
 
   const StoreConfig& config() const { return config_; }
@@ -79,6 +81,8 @@ class StoreDesk : public std::enable_shared_from_this<StoreDesk> {
   void Finish(Task& task, const absl::Status& status);
   void Note(const absl::Status& status, const std::string& request_id);
   void Unfollow(const std::vector<Task>& done);
+  void KeepFailed(std::vector<Task>& done);
+  void TakeFailed();
 
   const StoreConfig config_;
   const int lock_;
@@ -88,6 +92,8 @@ class StoreDesk : public std::enable_shared_from_this<StoreDesk> {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Task> waiting_;
+  std::vector<Task> failed_;
+  Clock::time_point failed_at_;
   std::map<const Generation*, std::shared_ptr<Follower>> followers_;
   bool at_work_ = false;
   Clock::time_point began_;

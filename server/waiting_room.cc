@@ -10,7 +10,7 @@ WaitingRoom::WaitingRoom(size_t threads, size_t places) : places_(places) {
   }
 }
 
-WaitingRoom::~WaitingRoom() {
+void WaitingRoom::Stop() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
@@ -19,12 +19,13 @@ WaitingRoom::~WaitingRoom() {
   for (std::thread& thread : threads_) {
     thread.join();
   }
+  threads_.clear();
 }
 
 bool WaitingRoom::Enter(std::function<void()> work) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (waiting_.size() >= places_) {
+    if (stopping_ || waiting_.size() >= places_) {
       return false;
     }
     waiting_.push_back(std::move(work));

@@ -16,12 +16,14 @@ class WaitingRoom {
  public:
   // `places`: pieces of work that may wait for one of the threads.
   WaitingRoom(size_t threads, size_t places);
-  ~WaitingRoom();  // Once all that was taken is done.
+  ~WaitingRoom() { Stop(); }
   WaitingRoom(const WaitingRoom&) = delete;
   WaitingRoom& operator=(const WaitingRoom&) = delete;
 
   // `work` is done soon, on one of the threads; false, and it is not, if all places are taken.
   bool Enter(std::function<void()> work);
+  // Takes no more, and waits until all that was taken is done. Once; not from the threads.
+  void Stop();
 
  private:
   void Run();

@@ -373,6 +373,22 @@ TEST_F(StoreTest, RefusesOnAFullDiskAndTakesAgainOnceThereIsRoom) {
   EXPECT_EQ(store->Unfinished()->size(), 2U);
 }
 
+TEST_F(StoreTest, WritesAgainWhatAFullDiskDidNotTake) {
+  auto store = Open();
+  auto generation = Detached(*store, TestSpec("a"));
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  auto* handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit none{1, before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &none);
+  AddImage(*generation, 0);
+  EXPECT_TRUE(Eventually([&] { return store->figures().failures > 0; }));
+  setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_TRUE(Files().empty()) << "nothing half-written stays";
+  EXPECT_TRUE(Eventually([&] { return store->FindEnded({"", "a"}).ok(); }));
+}
+
 TEST_F(StoreTest, LosesNothingWhenItIsKilledAtAnyMoment) {
   std::set<std::string> accepted;
   for (int round = 0; round < 8; ++round) {

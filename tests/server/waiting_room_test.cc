@@ -30,6 +30,12 @@ TEST(WaitingRoomTest, RefusesWhatHasNoPlaceAndDoesTheRest) {
   EXPECT_EQ(done, 3);
 }
 
+TEST(WaitingRoomTest, TakesNothingOnceItStopped) {
+  WaitingRoom room(1, 2);
+  room.Stop();
+  EXPECT_FALSE(room.Enter([] {}));
+}
+
 TEST(WaitingRoomTest, ThreadsDoNotWaitForEachOther) {
   WaitingRoom room(2, 8);
   std::promise<void> second;
