@@ -13,8 +13,6 @@
 namespace patchflow {
 namespace {
 
-using WorkerTailTest = WorkerServiceTest;
-
 // A door that stays closed until it is opened.
 class Gate {
  public:
@@ -34,12 +32,22 @@ class Gate {
   bool open_ = false;
 };
 
+// A test that fails leaves no thread behind the gate.
+class WorkerTailTest : public WorkerServiceTest {
+ protected:
+  void TearDown() override {
+    gate_.Open();
+    WorkerServiceTest::TearDown();
+  }
+
+  Gate gate_;
+};
+
 TEST_F(WorkerTailTest, AJobStartsWhileTheLastImageOfTheOneBeforeIsEncoded) {
-  Gate gate;
   std::atomic<int> encodings = 0;
   StartEncoding({}, [&] {
     ++encodings;
-    gate.Pass();
+    gate_.Pass();
   });
   AwaitState(worker::v1::WORKER_STATE_READY);
   const auto first = Begin(RequestOfSeed(1));
@@ -54,7 +62,7 @@ TEST_F(WorkerTailTest, AJobStartsWhileTheLastImageOfTheOneBeforeIsEncoded) {
   EXPECT_EQ(Describe().state(), worker::v1::WORKER_STATE_BUSY);
   EXPECT_EQ(ReasonIn(Execute(RequestOfSeed(3)).status), "WORKER_BUSY");
   EXPECT_LE(encodings, 1);
-  gate.Open();
+  gate_.Open();
   EXPECT_TRUE(second->ReadUntilRanksFree());
   EXPECT_TRUE(first->ReadToEnd().ok());
   EXPECT_EQ(first->bytes, BytesOf(1));
@@ -81,11 +89,10 @@ TEST_F(WorkerTailTest, TheRanksAreFreeOnceAndAfterTheLastImageThatTheyMade) {
 }
 
 TEST_F(WorkerTailTest, ALastImageThatCannotBeEncodedFailsTheWorkerBesideTheNextJob) {
-  Gate gate;
   std::atomic<int> encodings = 0;
   StartEncoding({.step = milliseconds(5)}, [&] {
     if (encodings++ == 0) {
-      gate.Pass();
+      gate_.Pass();
       throw std::runtime_error("a broken encoder");
     }
   });
@@ -95,7 +102,7 @@ TEST_F(WorkerTailTest, ALastImageThatCannotBeEncodedFailsTheWorkerBesideTheNextJ
   const auto second = Begin(RequestOfSeed(2, 100));
   ASSERT_TRUE(second->ReadUntil(
       [](const ExecuteResponse& message) { return message.step().steps_done() > 2; }));
-  gate.Open();
+  gate_.Open();
   const grpc::Status status = first->ReadToEnd();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
   EXPECT_EQ(status.error_message(), "a broken encoder");
@@ -131,29 +138,27 @@ TEST_F(WorkerTailTest, AnEncodingThatHangsFailsTheWorkerBesideTheNextJob) {
 }
 
 TEST_F(WorkerTailTest, ACallThatIsCancelledWhenTheRanksAreFreeDisturbsNobody) {
-  Gate gate;
-  StartEncoding({}, [&] { gate.Pass(); });
+  StartEncoding({}, [&] { gate_.Pass(); });
   AwaitState(worker::v1::WORKER_STATE_READY);
   const auto first = Begin(RequestOfSeed(1));
   ASSERT_TRUE(first->ReadUntilRanksFree());
   const auto second = Begin(RequestOfSeed(2));
   first->context.TryCancel();
   EXPECT_EQ(first->ReadToEnd().error_code(), grpc::StatusCode::CANCELLED);
-  gate.Open();
+  gate_.Open();
   EXPECT_TRUE(second->ReadToEnd().ok());
   EXPECT_EQ(second->bytes, BytesOf(2));
   EXPECT_EQ(Describe().state(), worker::v1::WORKER_STATE_READY);
 }
 
 TEST_F(WorkerTailTest, StoppingWaitsForTheLastImage) {
-  Gate gate;
-  StartEncoding({}, [&] { gate.Pass(); });
+  StartEncoding({}, [&] { gate_.Pass(); });
   AwaitState(worker::v1::WORKER_STATE_READY);
   const auto first = Begin(RequestOfSeed(1));
   ASSERT_TRUE(first->ReadUntilRanksFree());
   auto stopped = std::async(std::launch::async, [&] { return worker_->Stop(absl::Seconds(10)); });
   EXPECT_EQ(stopped.wait_for(milliseconds(100)), std::future_status::timeout);
-  gate.Open();
+  gate_.Open();
   EXPECT_TRUE(first->ReadToEnd().ok());
   EXPECT_EQ(first->bytes, BytesOf(1));
   EXPECT_TRUE(stopped.get());
