@@ -125,9 +125,9 @@ class FaultyMonitor final : public RequestMonitor {
   FaultyMonitor(RequestMonitor& inner, RankFaults& faults) : inner_(inner), faults_(faults) {}
   void Enter(Phase phase) override {
     phase_ = phase;
+    inner_.Enter(phase);  // Whoever watches knows the phase in which it fails.
     if (!faults_.warms_up() && phase == Phase::kText) faults_.At(FaultPlace::kText);
     if (!faults_.warms_up() && phase == Phase::kDecode) faults_.At(FaultPlace::kDecode);
-    inner_.Enter(phase);
   }
   void StepsDone(int steps) override { inner_.StepsDone(steps); }
   bool Continue(int step) override {

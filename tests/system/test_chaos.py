@@ -62,6 +62,26 @@ def test_every_fault_everywhere_is_named_and_survived():
     assert all(float(row[0]) < 20 for row in table.values()), "the watchdogs of deploy/chaos.yaml"
 
 
+@pytest.mark.parametrize("place,phase", [("warm-up", "warm_up"), ("decode", "decode")])
+def test_a_passed_limit_is_counted_by_its_phase(place, phase, tmp_path):
+    extra = {
+        "chaos": True,
+        "supervision": {"load_timeout": "15s", "first_run_timeout": "4s", "phase_timeout": "2s", "back_off": "100ms"},
+        "black_box": {"directory": str(tmp_path / "boxes")},
+    }
+    with harness.Server([harness.Group(harness.BUNDLED)], extra) as server:
+        server.wait_ready()
+        orders = pathlib.Path(re.search(r'"fault_orders":"([^"]+)"', server.log())[1])
+        orders.write_text(f"hang {place} 0")
+        if place == "warm-up":
+            os.kill(int(re.search(r'"worker started".*"pid":(\d+)', server.log())[1]), signal.SIGKILL)
+        pb, _ = harness.api()
+        harness.generate(server, pb.GenerateImagesRequest(prompt=pb.Prompt(text="a star")), timeout_s=60)
+        with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=20) as page:
+            trips = re.findall(r'patchflow_watchdog_trips_total\{[^}]*phase="(\w+)"\} (\d+)', page.read().decode())
+    assert {name: int(count) for name, count in trips if count != "0"} == {phase: 1}, trips
+
+
 def test_a_configuration_that_does_not_ask_for_chaos_has_none(tmp_path):
     config = {"server": {"listen": "127.0.0.1:0"}, "groups": [{"model": str(harness.BUNDLED), "device": "cpu"}]}
     path = tmp_path / "config.yaml"
