@@ -121,8 +121,10 @@ std::shared_ptr<const DeviceThread::Stream> DeviceThread::MakeStream(
 #ifdef PATCHFLOW_CUDA
   if (device.is_cuda()) {
     at::globalContext().setFloat32MatmulPrecision("high");
+    // CUDA's lowest is 0, and lower numbers go first.
+    const int number = priority == StreamPriority::kRank ? -1 : 0;
     return std::make_shared<const Stream>(
-        Stream{c10::cuda::getStreamFromPool(priority == StreamPriority::kHigh, device.index())});
+        Stream{c10::cuda::getStreamFromPool(number, device.index())});
   }
 #endif
   return nullptr;

@@ -38,8 +38,9 @@ void WaitForDevice(at::Device device);
 // operation.
 void SetThreadsPerOperation(int threads);
 
-// When kernels of two streams wait, those of the higher priority go first.
-enum class StreamPriority { kLow, kHigh };
+// When kernels of two streams wait, those of the higher priority go first: what is made ahead after
+// what ranks do, and both after what communicators move, whose streams have the highest.
+enum class StreamPriority { kAhead, kRank };
 
 // While it lives, the calling thread computes in inference mode on the device and in the order of
 // `stream`. GPUs compute float32 products in TF32.
@@ -48,7 +49,7 @@ class DeviceThread {
   // A stream of the device's pool; nullptr on CPUs.
   struct Stream;
   static std::shared_ptr<const Stream> MakeStream(at::Device device,
-                                                  StreamPriority priority = StreamPriority::kHigh);
+                                                  StreamPriority priority = StreamPriority::kRank);
 
   explicit DeviceThread(const std::shared_ptr<const Stream>& stream);
   ~DeviceThread();

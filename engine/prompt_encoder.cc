@@ -77,7 +77,7 @@ Prompt PromptEncoder::EncodeNow(const std::string& text, PartialSum& tensor_axis
 }
 
 void PromptEncoder::FollowHints(const std::stop_token& stop) {
-  const DeviceThread thread(DeviceThread::MakeStream(device_, StreamPriority::kLow));
+  const DeviceThread thread(DeviceThread::MakeStream(device_, StreamPriority::kAhead));
   SumUnlessStopped sum(stop);
   const auto encode = [&](const std::string& text) {
     Prompt prompt = EncodeNow(text, sum);
