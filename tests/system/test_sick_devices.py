@@ -22,7 +22,8 @@ def worker_api():
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{harness.TOP / 'proto'}", f"--python_out={out}",
                f"--grpc_python_out={out}", "patchflow/worker/v1/worker.proto"]
     subprocess.run(command, check=True)
-    sys.modules["patchflow"].__path__.append(f"{out}/patchflow")
+    sys.path.insert(0, out)  # Where `patchflow`, a namespace, is found as well.
+    importlib.invalidate_caches()
     return (importlib.import_module("patchflow.worker.v1.worker_pb2"),
             importlib.import_module("patchflow.worker.v1.worker_pb2_grpc"))
 

@@ -14,7 +14,7 @@ def request(name: str):
     pb, _ = harness.api()
     asked = pb.GenerateImagesRequest(request_id=name, prompt=pb.Prompt(text=PROMPTS[name]))
     asked.image.count = 2
-    asked.sampling.steps, asked.sampling.seed = 4 if name == "done" else 60, 7
+    asked.sampling.steps, asked.sampling.seed = 4 if name == "done" else 24, 7
     asked.scheduling.on_disconnect = pb.DISCONNECT_POLICY_DETACH
     return asked
 
@@ -31,7 +31,7 @@ def fetch(server, name: str) -> list[bytes]:
 
 def replace(server: harness.Server):
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(30) == 0
+    assert server.process.wait(90) == 0
     server.channel.close()
     server.launch()
 
