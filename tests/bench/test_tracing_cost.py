@@ -24,7 +24,7 @@ def with_cost(kind: str, us: float, error_us: float) -> dict:
 
 
 def test_traces_cost_little():
-    result = tracing_cost.run(rounds=4, requests=30)
+    result = tracing_cost.run(rounds=3, requests=20)
     print(json.dumps(result, indent=1))
     for kind, more in result["more_cpu"].items():
         # Twice the bound, for a machine that also compiles.
