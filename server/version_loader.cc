@@ -241,14 +241,15 @@ void VersionLoader::Replace(ServedModel& model, const std::vector<Group*>& leavi
 
 int VersionLoader::EndLeft(ServedModel& model, const std::vector<Group*>& leaving) {
   int ended = 0;
-  for (const Group* group : leaving) {
-    for (const auto& generation : group->AtWork()) {
+  // First what waits: the dispatcher would take it as soon as what runs has ended.
+  for (const std::string& plan : PlansOf(leaving)) {
+    for (const auto& generation : model.queue().Take(plan)) {
       generation->End(ReplacedError());
       ++ended;
     }
   }
-  for (const std::string& plan : PlansOf(leaving)) {
-    for (const auto& generation : model.queue().Take(plan)) {
+  for (const Group* group : leaving) {
+    for (const auto& generation : group->AtWork()) {
       generation->End(ReplacedError());
       ++ended;
     }
