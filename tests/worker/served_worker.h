@@ -52,6 +52,33 @@ inline worker::v1::ExecuteRequest Request(int steps = 4, const std::vector<int>&
   return request;
 }
 
+// A worker's service behind a unix socket.
+class Socket {
+ public:
+  explicit Socket(Worker& worker) : service_(worker) {
+    const std::string address = "unix:" + (scratch_.path() / "socket").string();
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(address, grpc::InsecureServerCredentials());
+    builder.RegisterService(&service_);
+    server_ = builder.BuildAndStart();
+    stub_ = worker::v1::WorkerService::NewStub(
+        grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
+  }
+
+  bool listens() const { return server_ != nullptr; }
+  WorkerService& service() { return service_; }
+  worker::v1::WorkerService::Stub& stub() { return *stub_; }
+  void Shutdown(milliseconds patience) {
+    server_->Shutdown(std::chrono::system_clock::now() + patience);
+  }
+
+ private:
+  Scratch scratch_;
+  WorkerService service_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<worker::v1::WorkerService::Stub> stub_;
+};
+
 // A worker of two fake ranks behind a unix socket.
 class WorkerServiceTest : public ::testing::Test {
  protected:
@@ -76,21 +103,14 @@ class WorkerServiceTest : public ::testing::Test {
     options.load = std::move(load);
     options.on_failed = [this](const absl::Status& failure) { failed_.set_value(failure); };
     worker_ = std::make_unique<Worker>(std::move(options));
-    service_ = std::make_unique<WorkerService>(*worker_);
-    const std::string address = "unix:" + (scratch_.path() / "socket").string();
-    grpc::ServerBuilder builder;
-    builder.AddListeningPort(address, grpc::InsecureServerCredentials());
-    builder.RegisterService(service_.get());
-    server_ = builder.BuildAndStart();
-    ASSERT_NE(server_, nullptr);
-    stub_ = worker::v1::WorkerService::NewStub(
-        grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
+    socket_ = std::make_unique<Socket>(*worker_);
+    ASSERT_TRUE(socket_->listens());
   }
 
   void TearDown() override {
-    if (server_ == nullptr) return;
+    if (socket_ == nullptr) return;
     worker_->Stop(absl::Seconds(5));
-    server_->Shutdown(std::chrono::system_clock::now() + milliseconds(200));
+    socket_->Shutdown(milliseconds(200));
   }
 
   static void Bound(grpc::ClientContext& context) {
@@ -101,7 +121,7 @@ class WorkerServiceTest : public ::testing::Test {
     grpc::ClientContext context;
     Bound(context);
     worker::v1::DescribeResponse response;
-    const grpc::Status status = stub_->Describe(&context, {}, &response);
+    const grpc::Status status = socket_->stub().Describe(&context, {}, &response);
     EXPECT_TRUE(status.ok()) << status.error_message();
     return response;
   }
@@ -121,7 +141,7 @@ class WorkerServiceTest : public ::testing::Test {
     grpc::ClientContext context;
     Bound(context);
     Outcome outcome;
-    const auto reader = stub_->Execute(&context, request);
+    const auto reader = socket_->stub().Execute(&context, request);
     for (ExecuteResponse message; reader->Read(&message);) outcome.messages.push_back(message);
     outcome.status = reader->Finish();
     return outcome;
@@ -152,7 +172,7 @@ class WorkerServiceTest : public ::testing::Test {
   std::unique_ptr<Call> Begin(const worker::v1::ExecuteRequest& request) {
     auto call = std::make_unique<Call>();
     Bound(call->context);
-    call->reader = stub_->Execute(&call->context, request);
+    call->reader = socket_->stub().Execute(&call->context, request);
     return call;
   }
   static worker::v1::ExecuteRequest RequestOfSeed(uint64_t seed, int steps = 4) {
@@ -164,12 +184,9 @@ class WorkerServiceTest : public ::testing::Test {
     return std::string(size_t{3} * 512 * 256, static_cast<char>(seed));
   }
 
-  Scratch scratch_;
   std::promise<absl::Status> failed_;
   std::unique_ptr<Worker> worker_;
-  std::unique_ptr<WorkerService> service_;
-  std::unique_ptr<grpc::Server> server_;
-  std::unique_ptr<worker::v1::WorkerService::Stub> stub_;
+  std::unique_ptr<Socket> socket_;
 };
 
 }  // namespace patchflow

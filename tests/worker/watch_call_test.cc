@@ -7,10 +7,9 @@
 
 #include "absl/time/clock.h"
 #include "tests/worker/fake_group.h"
-#include "tests/worker/scratch.h"
+#include "tests/worker/served_worker.h"
 #include "worker/log.h"
 #include "worker/watchdog_phase.h"
-#include "worker/worker_service.h"
 
 namespace patchflow {
 namespace {
@@ -52,19 +51,12 @@ class WatchCallTest : public testing::Test {
     options.process_start = absl::Now();
     options.on_failed = [](const absl::Status&) {};
     worker_ = std::make_unique<Worker>(std::move(options));
-    service_ = std::make_unique<WorkerService>(*worker_);
-    const std::string address = "unix:" + (scratch_.path() / "socket").string();
-    grpc::ServerBuilder builder;
-    builder.AddListeningPort(address, grpc::InsecureServerCredentials());
-    builder.RegisterService(service_.get());
-    server_ = builder.BuildAndStart();
-    ASSERT_NE(server_, nullptr);
-    stub_ = worker::v1::WorkerService::NewStub(
-        grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
+    socket_ = std::make_unique<Socket>(*worker_);
+    ASSERT_TRUE(socket_->listens());
     context_.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
   }
   void TearDown() override {
-    if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now());
+    if (socket_ != nullptr) socket_->Shutdown(std::chrono::milliseconds(0));
     SetLogLevel("info");
   }
   // The first beat of this state.
@@ -78,7 +70,7 @@ class WatchCallTest : public testing::Test {
   void Watch(const std::string& log_level = "") {
     worker::v1::WatchRequest request;
     request.set_log_level(log_level);
-    beats_ = stub_->Watch(&context_, request);
+    beats_ = socket_->stub().Watch(&context_, request);
   }
   static WorkerOptions Loads() {
     WorkerOptions options;
@@ -86,11 +78,8 @@ class WatchCallTest : public testing::Test {
     return options;
   }
 
-  Scratch scratch_;
   std::unique_ptr<Worker> worker_;
-  std::unique_ptr<WorkerService> service_;
-  std::unique_ptr<grpc::Server> server_;
-  std::unique_ptr<worker::v1::WorkerService::Stub> stub_;
+  std::unique_ptr<Socket> socket_;
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientReader<WatchResponse>> beats_;
 };
@@ -104,9 +93,9 @@ TEST_F(WatchCallTest, TellsOfADeviceBeforeTheWorkerEnds) {
   Start(std::move(options));
   Watch();
   EXPECT_FALSE(Await(worker::v1::WORKER_STATE_READY).has_device_fault());
-  EXPECT_FALSE(service_->AwaitTold(absl::Milliseconds(20))) << "it has not failed";
+  EXPECT_FALSE(socket_->service().AwaitTold(absl::Milliseconds(20))) << "it has not failed";
   worker_->Fail(absl::UnavailableError("0000:1B:00.0: Xid 79"));
-  EXPECT_TRUE(service_->AwaitTold(absl::Seconds(20)));
+  EXPECT_TRUE(socket_->service().AwaitTold(absl::Seconds(20)));
   const WatchResponse beat = Await(worker::v1::WORKER_STATE_FAILED);
   EXPECT_EQ(beat.device_fault().kind(), worker::v1::DEVICE_FAULT_KIND_XID);
   EXPECT_EQ(beat.device_fault().code(), 79);
@@ -115,7 +104,7 @@ TEST_F(WatchCallTest, TellsOfADeviceBeforeTheWorkerEnds) {
   EXPECT_EQ(beat.nccl_errors(), 3);
   grpc::ClientContext context;
   worker::v1::DescribeResponse described;
-  ASSERT_TRUE(stub_->Describe(&context, {}, &described).ok());
+  ASSERT_TRUE(socket_->stub().Describe(&context, {}, &described).ok());
   EXPECT_EQ(described.device_fault().code(), 79);
   EXPECT_EQ(described.build().torch().substr(0, 2), "2.");
   EXPECT_FALSE(described.build().build_id().empty());
@@ -158,7 +147,7 @@ TEST_F(WatchCallTest, SetsTheLevelOfLog) {
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
     worker::v1::WatchRequest request;
     request.set_log_level(same);
-    const auto beats = stub_->Watch(&context, request);
+    const auto beats = socket_->stub().Watch(&context, request);
     WatchResponse beat;
     ASSERT_TRUE(beats->Read(&beat));
     EXPECT_EQ(LogLevelName(), "debug") << "'" << same << "' is none";

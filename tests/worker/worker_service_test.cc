@@ -120,7 +120,7 @@ TEST_F(WorkerServiceTest, CancellingTheCallStopsTheJobAtAStep) {
   AwaitState(worker::v1::WORKER_STATE_READY);
   grpc::ClientContext context;
   Bound(context);
-  const auto reader = stub_->Execute(&context, Request(2000));
+  const auto reader = socket_->stub().Execute(&context, Request(2000));
   ExecuteResponse message;
   while (reader->Read(&message) && message.step().steps_done() < 10) {
   }
@@ -139,7 +139,7 @@ TEST_F(WorkerServiceTest, AReaderThatGoesAwayWithoutReadingLosesNothingForOthers
   {
     grpc::ClientContext context;
     Bound(context);
-    const auto reader = stub_->Execute(&context, Request(1, {0, 1, 2, 3, 4, 5}));
+    const auto reader = socket_->stub().Execute(&context, Request(1, {0, 1, 2, 3, 4, 5}));
     std::this_thread::sleep_for(milliseconds(200));
     context.TryCancel();
     reader->Finish();
@@ -196,7 +196,7 @@ TEST_F(WorkerServiceTest, WatchBeatsAtOnceAtIntervalsAndAtChanges) {
   Bound(context);
   worker::v1::WatchRequest request;
   request.mutable_interval()->set_nanos(100'000'000);
-  const auto beats = stub_->Watch(&context, request);
+  const auto beats = socket_->stub().Watch(&context, request);
   worker::v1::WatchResponse beat;
   const absl::Time start = absl::Now();
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(beats->Read(&beat));
@@ -234,7 +234,7 @@ TEST_F(WorkerServiceTest, TakesAHintWhateverItDoesAndRefusesWhatIsNone) {
     worker::v1::PrepareRequest request;
     for (const std::string& text : texts) request.add_texts(text);
     worker::v1::PrepareResponse response;
-    return stub_->Prepare(&context, request, &response);
+    return socket_->stub().Prepare(&context, request, &response);
   };
   EXPECT_TRUE(prepare({"a star", ""}).ok());
   EXPECT_THAT(*hints->Await({}), testing::ElementsAre("a star", ""));
@@ -251,11 +251,11 @@ TEST_F(WorkerServiceTest, TooManyWatchersAreRefused) {
   worker::v1::WatchResponse beat;
   for (int i = 0; i < 16; ++i) {
     contexts.push_back(std::make_unique<grpc::ClientContext>());
-    readers.push_back(stub_->Watch(contexts.back().get(), {}));
+    readers.push_back(socket_->stub().Watch(contexts.back().get(), {}));
     ASSERT_TRUE(readers.back()->Read(&beat));
   }
   grpc::ClientContext context;
-  const auto reader = stub_->Watch(&context, {});
+  const auto reader = socket_->stub().Watch(&context, {});
   EXPECT_FALSE(reader->Read(&beat));
   EXPECT_EQ(ReasonIn(reader->Finish()), "WORKER_BUSY");
   for (const auto& watching : contexts) watching->TryCancel();
