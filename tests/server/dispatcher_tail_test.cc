@@ -22,6 +22,13 @@ void LeaveTheFirst(int n, ScriptedJob& job) {
   }
 }
 
+// "a" leaves the ranks at once; nothing else is told.
+void HoldAll(int n, ScriptedJob& job) {
+  if (n == 0) {
+    job.RanksFree();
+  }
+}
+
 TEST_F(DispatcherTailTest, TheNextRunsWhileTheLastImageOfTheOneBeforeIsSent) {
   Serve([](int n, ScriptedJob& job) {
     if (n == 0) {
@@ -164,11 +171,7 @@ TEST_F(DispatcherTailTest, CountsATailWithoutItsImageAsALoss) {
 }
 
 TEST_F(DispatcherTailTest, ACancelledTailDisturbsNobody) {
-  Serve([](int n, ScriptedJob& job) {
-    if (n == 0) {
-      job.RanksFree();
-    }
-  });
+  Serve(HoldAll);
   auto first = Submit("a");
   auto second = Submit("b");
   ASSERT_TRUE(Eventually([&] { return worker_->calls() == 2; }));
@@ -211,11 +214,7 @@ TEST_F(DispatcherTailTest, ALostTailIsRunAgainBeforeItIsDrained) {
 }
 
 TEST_F(DispatcherTailTest, ASilentTailIsToldThoughTheRunningOneTalks) {
-  Serve([](int n, ScriptedJob& job) {
-    if (n == 0) {
-      job.RanksFree();
-    }
-  });
+  Serve(HoldAll);
   auto first = Submit("a");
   auto second = Submit("b", 1);
   ASSERT_TRUE(Eventually([&] { return worker_->calls() == 2; }));
@@ -230,11 +229,7 @@ TEST_F(DispatcherTailTest, ASilentTailIsToldThoughTheRunningOneTalks) {
 }
 
 TEST_F(DispatcherTailTest, EndsItsJobAndItsTailWhenTheServerStops) {
-  Serve([](int n, ScriptedJob& job) {
-    if (n == 0) {
-      job.RanksFree();
-    }
-  });
+  Serve(HoldAll);
   auto first = Submit("a");
   auto second = Submit("b");
   ASSERT_TRUE(Eventually([&] { return worker_->calls() == 2; }));
