@@ -9,10 +9,12 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/write_all.h"
 
 namespace patchflow {
 namespace {
@@ -71,8 +73,7 @@ absl::Status AuditFile::OpenFile() {
   if (reader >= 0) {
     close(reader);
   }
-  size_t written = 0;
-  if (read && last != '\n' && WriteAll("\n", written)) {
+  if (read && last != '\n' && WriteAll(file_, "\n") == 1) {
     ++size_;
   }
   return absl::OkStatus();
@@ -110,19 +111,6 @@ absl::Status AuditFile::SetAside() {
   return status;
 }
 
-bool AuditFile::WriteAll(const std::string& text, size_t& written) {
-  while (written < text.size()) {
-    const ssize_t count = write(file_, text.data() + written, text.size() - written);
-    if (count > 0) {
-      written += static_cast<size_t>(count);
-    } else if (count == 0 || errno != EINTR) {
-      error_ = std::strerror(count == 0 ? ENOSPC : errno);
-      return false;
-    }
-  }
-  return true;
-}
-
 size_t AuditFile::Append(const std::vector<std::string>& lines) {
   size_t done = 0;
   while (done < lines.size()) {
@@ -143,8 +131,11 @@ size_t AuditFile::Append(const std::vector<std::string>& lines) {
       absl::StrAppend(&text, lines[i], "\n");
       ends.push_back(end);
     }
-    size_t written = begun_;
-    const bool all = WriteAll(text, written);
+    const size_t written = begun_ + WriteAll(file_, std::string_view(text).substr(begun_));
+    const bool all = written == text.size();
+    if (!all) {
+      error_ = std::strerror(errno);
+    }
     size_ += static_cast<int64_t>(written - begun_);
     const auto whole =
         static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), written) - ends.begin());

@@ -35,7 +35,6 @@ class AuditFile {
   absl::Status OpenFile();
   absl::Status SetAside();
   std::string NameOf(int number) const;
-  bool WriteAll(const std::string& text, size_t& written);
 
   const std::string path_;
   const int64_t max_bytes_;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/write_all.h"
 
 namespace patchflow {
 namespace {
@@ -37,19 +38,6 @@ class OpenFile {
   int file_;
 };
 
-bool WriteAll(int file, const std::string& bytes) {
-  size_t written = 0;
-  while (written < bytes.size()) {
-    const ssize_t count = write(file, bytes.data() + written, bytes.size() - written);
-    if (count > 0) {
-      written += static_cast<size_t>(count);
-    } else if (count == 0 || errno != EINTR) {
-      return false;
-    }
-  }
-  return true;
-}
-
 }  // namespace
 
 absl::Status ImageFolder::Prepare() const {
@@ -63,8 +51,9 @@ absl::Status ImageFolder::Write(const std::string& name, const std::string& byte
   const std::string path = PathOf(name);
   const std::string unfinished = path + kUnfinished;
   OpenFile file(unfinished, O_WRONLY | O_CREAT | O_TRUNC);
-  const bool written = file.get() >= 0 && WriteAll(file.get(), bytes) && fsync(file.get()) == 0 &&
-                       file.Close() && std::rename(unfinished.c_str(), path.c_str()) == 0;
+  const bool written = file.get() >= 0 && WriteAll(file.get(), bytes) == bytes.size() &&
+                       fsync(file.get()) == 0 && file.Close() &&
+                       std::rename(unfinished.c_str(), path.c_str()) == 0;
   if (written) {
     const OpenFile folder(path_, O_RDONLY | O_DIRECTORY);
     if (folder.get() >= 0 && fsync(folder.get()) == 0) {
