@@ -24,10 +24,10 @@ std::string ExactText(float value) {
   return absl::StrFormat("%.9g", value);
 }
 
-void AddMetadata(const Generation& generation, int index, worker::v1::ExecuteRequest& request) {
+void AddMetadata(const Generation& generation, int index, worker::v1::FileMetadata& file) {
   const GenerationSpec& spec = generation.spec();
   const v1::EffectiveParams& params = spec.params();
-  auto& metadata = *request.mutable_metadata();
+  auto& metadata = *file.mutable_entries();
   metadata["software"] = absl::StrCat("patchflow ", kVersion);
   metadata["prompt"] = spec.prompt;
   metadata["negative_prompt"] = spec.negative_prompt;
@@ -65,13 +65,17 @@ worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation, bool
   request.set_negative_prompt(spec.negative_prompt);
   for (int index : generation.MissingImages()) {
     request.add_image_indices(index);
-    if (spec.embed_metadata) {
-      AddMetadata(generation, index, request);
-      break;
+    if (spec.embed_metadata) {  // Which names the seed of that very file.
+      AddMetadata(generation, index, *request.add_file_metadata());
     }
   }
-  if (provenance_mark) {
-    (*request.mutable_metadata())[kSourceType] = kTrainedAlgorithmicMedia;
+  if (provenance_mark && !spec.embed_metadata) {
+    request.add_file_metadata();
+  }
+  for (worker::v1::FileMetadata& file : *request.mutable_file_metadata()) {
+    if (provenance_mark) {
+      (*file.mutable_entries())[kSourceType] = kTrainedAlgorithmicMedia;
+    }
   }
   request.set_preview_every_steps(spec.preview_every_steps);
   request.set_preview_max_edge(spec.preview_max_edge);

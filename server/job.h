@@ -17,8 +17,8 @@
 
 namespace patchflow {
 
-// What a worker is asked for. Files with embedded metadata name their own seed, so they are asked
-// for one at a time. `provenance_mark`: files say that a model made them, whatever else they say.
+// What a worker is asked for: all images that are missing. `provenance_mark`: files say that a
+// model made them, whatever else they say.
 worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation, bool provenance_mark);
 
 // Takes a worker's events and hands whole, checked images to the generation.

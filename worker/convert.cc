@@ -67,11 +67,32 @@ std::vector<std::string> Faults(const worker::v1::ExecuteRequest& request) {
   check(request.preview_max_edge() >= 0 && request.preview_max_edge() <= kMaxPreviewEdgePx,
         absl::StrCat("preview_max_edge: ", request.preview_max_edge(), " is not in 0 .. ",
                      kMaxPreviewEdgePx));
+  check(request.file_metadata_size() <= 1 ||
+            request.file_metadata_size() == request.image_indices_size(),
+        absl::StrCat("file_metadata: ", request.file_metadata_size(), " for ",
+                     request.image_indices_size(),
+                     " images; must be none, one for all, or one each"));
   for (const int index : request.image_indices()) {
     check(index >= 0 && index < kMaxCount,
           absl::StrCat("image_indices: ", index, " is not in 0 .. ", kMaxCount - 1));
   }
   return faults;
+}
+
+// Of the image that stands at `place` in image_indices.
+EncodeOptions EncodingOf(const worker::v1::ExecuteRequest& request, size_t place) {
+  EncodeOptions options;
+  for (const auto& [proto, format] : kFormats) {
+    if (proto == request.params().format()) options.format = format;
+  }
+  options.quality = request.params().quality();
+  options.threads = std::min(UsableCores(), kMaxEncodeThreads);
+  if (const int told = request.file_metadata_size(); told > 0) {
+    const auto& entries = request.file_metadata(told == 1 ? 0 : static_cast<int>(place)).entries();
+    options.metadata.assign(entries.begin(), entries.end());
+    std::sort(options.metadata.begin(), options.metadata.end());
+  }
+  return options;
 }
 
 }  // namespace
@@ -98,13 +119,6 @@ absl::StatusOr<Job> JobOf(const worker::v1::ExecuteRequest& request) {
   job.owner = {request.ownership().owner(), request.ownership().epoch()};
   job.number = request.job();
   job.traceparent = request.traceparent();
-  for (const auto& [proto, format] : kFormats) {
-    if (proto == params.format()) job.encode.format = format;
-  }
-  job.encode.quality = params.quality();
-  job.encode.threads = std::min(UsableCores(), kMaxEncodeThreads);
-  job.encode.metadata.assign(request.metadata().begin(), request.metadata().end());
-  std::sort(job.encode.metadata.begin(), job.encode.metadata.end());
   for (const int index : request.image_indices()) {
     job.images.push_back({.index = index,
                           .request = {.prompt = request.prompt(),
@@ -116,7 +130,8 @@ absl::StatusOr<Job> JobOf(const worker::v1::ExecuteRequest& request) {
                                       .scheduler = params.scheduler(),
                                       .seed = params.seed() + static_cast<uint64_t>(index),
                                       .preview = {.every_steps = request.preview_every_steps(),
-                                                  .max_edge_px = request.preview_max_edge()}}});
+                                                  .max_edge_px = request.preview_max_edge()}},
+                          .encode = EncodingOf(request, job.images.size())});
   }
   return job;
 }

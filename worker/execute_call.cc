@@ -14,12 +14,16 @@ namespace {
 // An image that tells its parameters, more than where it comes from, tells its plan too.
 void AddPlanFacts(const Worker& worker, Job& job) {
   const std::optional<Offer> offer = worker.Describe().offer;
-  auto& metadata = job.encode.metadata;
-  const bool tells = std::any_of(metadata.begin(), metadata.end(),
-                                 [](const auto& pair) { return pair.first != kDigitalSourceType; });
-  if (!tells || !offer.has_value()) return;
-  metadata.insert(metadata.end(), offer->plan_facts.begin(), offer->plan_facts.end());
-  std::sort(metadata.begin(), metadata.end());
+  if (!offer.has_value()) return;
+  for (JobImage& image : job.images) {
+    Metadata& metadata = image.encode.metadata;
+    if (std::all_of(metadata.begin(), metadata.end(),
+                    [](const auto& pair) { return pair.first == kDigitalSourceType; })) {
+      continue;
+    }
+    metadata.insert(metadata.end(), offer->plan_facts.begin(), offer->plan_facts.end());
+    std::sort(metadata.begin(), metadata.end());
+  }
 }
 
 }  // namespace

@@ -56,7 +56,7 @@ RanksEnd RunRanks(RankGroup& group, const Job& job, const std::stop_token& stop,
     ImageRequest request = image.request;
     if (request.preview.every_steps > 0) {
       if (previewer == nullptr) {
-        previewer = std::make_unique<Previewer>(events, MarkOf(job.encode.metadata));
+        previewer = std::make_unique<Previewer>(events, MarkOf(image.encode.metadata));
       }
       request.preview.show = previewer->Of(image.index);
     }
@@ -76,7 +76,7 @@ RanksEnd RunRanks(RankGroup& group, const Job& job, const std::stop_token& stop,
     }
     if (!made->image.has_value()) continue;
     events.OnPhase(image.index, JobPhase::kEncode, image.request.steps);
-    encoding = encoder.Begin(image, *std::move(made), job.encode, events);
+    encoding = encoder.Begin(image, *std::move(made), image.encode, events);
   }
   return {absl::OkStatus(), rest()};
 }

@@ -22,13 +22,13 @@ namespace patchflow {
 struct JobImage {
   int index = 0;  // In the front end's request.
   ImageRequest request;
+  EncodeOptions encode = {};
 };
 
 struct Job {
   std::string request_id;   // For logs.
   std::string traceparent;  // W3C trace context, for logs; empty without one.
   std::vector<JobImage> images;
-  EncodeOptions encode;
   Ownership owner;     // Who asks, and
   int64_t number = 0;  // the job's number in its epoch, where the group has several workers.
 };

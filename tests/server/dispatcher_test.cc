@@ -207,23 +207,30 @@ TEST_F(DispatcherTest, StopsWhenItsWorkerIsLostUnderIt) {
   EXPECT_TRUE(generation->standing().status.ok());
 }
 
-TEST_F(DispatcherTest, AsksForImagesWithMetadataOneByOne) {
+TEST_F(DispatcherTest, AsksForImagesWithMetadataTogether) {
   Serve(MakeAll);
   GenerationSpec spec = TestSpec("a", 2);
   spec.embed_metadata = true;
   auto generation = MakeGeneration(std::move(spec));
   ASSERT_TRUE(queue_.Push(generation).ok());
   ASSERT_TRUE(Ends(generation));
-  ASSERT_EQ(worker_->calls(), 2);
-  EXPECT_THAT(worker_->job(1)->request.image_indices(), ElementsAre(1));
-  EXPECT_EQ(worker_->job(1)->request.metadata().at("seed"), "8");
-  EXPECT_EQ(worker_->job(1)->request.metadata().at("prompt"), "a red circle");
+  ASSERT_EQ(worker_->calls(), 1);
+  const auto& request = worker_->job(0)->request;
+  EXPECT_THAT(request.image_indices(), ElementsAre(0, 1));
+  ASSERT_EQ(request.file_metadata_size(), 2);
+  for (const int index : {0, 1}) {
+    const auto& metadata = request.file_metadata(index).entries();
+    EXPECT_EQ(metadata.at("seed"), absl::StrCat(7 + index));
+    EXPECT_EQ(metadata.at("prompt"), "a red circle");
+    EXPECT_EQ(metadata.count("DigitalSourceType"), 1U);
+  }
 }
 
 TEST_F(DispatcherTest, SendsWhereImagesComeFromAndNoOtherMetadataUnasked) {
   Serve(MakeAll);
   ASSERT_TRUE(Ends(Submit("a")));
-  const auto& metadata = worker_->job(0)->request.metadata();
+  ASSERT_EQ(worker_->job(0)->request.file_metadata_size(), 1);
+  const auto& metadata = worker_->job(0)->request.file_metadata(0).entries();
   ASSERT_EQ(metadata.size(), 1U);
   EXPECT_EQ(metadata.at("DigitalSourceType"),
             "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia");
@@ -231,7 +238,7 @@ TEST_F(DispatcherTest, SendsWhereImagesComeFromAndNoOtherMetadataUnasked) {
 
 TEST(JobTest, TheGroupMayLeaveTheProvenanceMarkOut) {
   const auto generation = MakeGeneration(TestSpec("a"));
-  EXPECT_TRUE(MakeExecuteRequest(*generation, /*provenance_mark=*/false).metadata().empty());
+  EXPECT_TRUE(MakeExecuteRequest(*generation, /*provenance_mark=*/false).file_metadata().empty());
 }
 
 TEST_F(DispatcherTest, EndsItsJobWhenTheServerStops) {

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "engine/image/metadata.h"
+
 namespace patchflow {
 namespace {
 
@@ -24,8 +26,9 @@ worker::v1::ExecuteRequest GoodRequest() {
   request.set_negative_prompt("blue");
   request.add_image_indices(2);
   request.add_image_indices(0);
-  (*request.mutable_metadata())["b"] = "2";
-  (*request.mutable_metadata())["a"] = "1";
+  auto& metadata = *request.add_file_metadata()->mutable_entries();
+  metadata["b"] = "2";
+  metadata["a"] = "1";
   return request;
 }
 
@@ -44,10 +47,30 @@ TEST(ConvertTest, EachImageHasItsOwnSeed) {
   EXPECT_EQ(request.steps, 20);
   EXPECT_EQ(request.guidance_scale, 4.5);
   EXPECT_EQ(request.scheduler, "ddim");
-  EXPECT_EQ(job->encode.format, ImageFormat::kJpeg);
-  EXPECT_EQ(job->encode.quality, 80);
-  EXPECT_EQ(job->encode.metadata,
-            (std::vector<std::pair<std::string, std::string>>{{"a", "1"}, {"b", "2"}}));
+  for (const JobImage& image : job->images) {  // One FileMetadata is for all.
+    EXPECT_EQ(image.encode.format, ImageFormat::kJpeg);
+    EXPECT_EQ(image.encode.quality, 80);
+    EXPECT_EQ(image.encode.metadata, (Metadata{{"a", "1"}, {"b", "2"}}));
+  }
+}
+
+TEST(ConvertTest, EachImageHasItsOwnMetadata) {
+  worker::v1::ExecuteRequest request = GoodRequest();
+  (*request.add_file_metadata()->mutable_entries())["seed"] = "40";
+  const absl::StatusOr<Job> job = JobOf(request);
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ(job->images[0].encode.metadata, (Metadata{{"a", "1"}, {"b", "2"}}));
+  EXPECT_EQ(job->images[1].encode.metadata, (Metadata{{"seed", "40"}}));
+  request.clear_file_metadata();
+  EXPECT_TRUE(JobOf(request)->images[1].encode.metadata.empty());
+}
+
+TEST(ConvertTest, RefusesMetadataThatFitsNoNumberOfImages) {
+  worker::v1::ExecuteRequest request = GoodRequest();
+  request.add_file_metadata();
+  request.add_file_metadata();
+  EXPECT_EQ(JobOf(request).status().message(),
+            "file_metadata: 3 for 2 images; must be none, one for all, or one each");
 }
 
 TEST(ConvertTest, EveryImageAsksForPreviews) {

@@ -49,14 +49,13 @@ class Recorder final : public JobEvents {
 
 Job JobOfImages(const std::vector<int>& indices, int steps = 3) {
   Job job;
-  job.encode.format = ImageFormat::kRawRgb8;
   for (const int index : indices) {
     ImageRequest request;
     request.width_px = 32;
     request.height_px = 16;
     request.steps = steps;
     request.seed = 100 + index;
-    job.images.push_back({index, request});
+    job.images.push_back({index, request, {.format = ImageFormat::kRawRgb8}});
   }
   return job;
 }
@@ -159,7 +158,7 @@ TEST_F(JobTest, AnImageThatCannotBeEncodedEndsTheJob) {
   Start({});
   Job job = JobOfImages({0});
   job.images[0].request.width_px = 16400;
-  job.encode.format = ImageFormat::kWebp;
+  job.images[0].encode.format = ImageFormat::kWebp;
   EXPECT_EQ(Run(job).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(events_.images.empty());
 }
@@ -167,8 +166,8 @@ TEST_F(JobTest, AnImageThatCannotBeEncodedEndsTheJob) {
 TEST_F(JobTest, MetadataIsWrittenIntoTheFile) {
   Start({});
   Job job = JobOfImages({0});
-  job.encode.format = ImageFormat::kPng;
-  job.encode.metadata = {{"parameters", "a red circle"}};
+  job.images[0].encode.format = ImageFormat::kPng;
+  job.images[0].encode.metadata = {{"parameters", "a red circle"}};
   ASSERT_TRUE(Run(job).ok());
   EXPECT_NE(events_.images[0].bytes.find("a red circle"), std::string::npos);
 }
