@@ -110,9 +110,9 @@ class OneRankEngine final : public Engine {
   // A row for each of the batch.
   Tensor Noise(const ImageRequest& request) const;
   Tensor NoiseOf(uint64_t seed, const ImageRequest& request) const;
-  // Of all images, into `result`.
-  absl::Status Decode(const Tensor& latents, size_t images, int num_steps, RequestMonitor& monitor,
-                      Generated& result) const;
+  // All images, into `result`, whose faults are those of the latents, one for each.
+  void Decode(const Tensor& latents, int num_steps, RequestMonitor& monitor,
+              Generated& result) const;
   std::unique_ptr<LatentsView> ViewOf(const ImageRequest& request, TokenGrid grid);
   std::unique_ptr<LatentsView> ViewOfOne(const PreviewRequest& request, TokenGrid grid);
 
@@ -186,8 +186,33 @@ Tensor OneRankEngine::NoiseOf(uint64_t seed, const ImageRequest& request) const 
       .to(parts_.options.device);
 }
 
-absl::Status OneRankEngine::Decode(const Tensor& latents, size_t images, int num_steps,
-                                   RequestMonitor& monitor, Generated& result) const {
+absl::Status NotFinite(const char* what) {
+  return WithEngineReason(absl::InternalError(what), "NON_FINITE_OUTPUT");
+}
+
+// By row.
+std::vector<absl::Status> FaultsOf(const Tensor& latents_NCHW) {
+  const Tensor finite_N = at::isfinite(latents_NCHW).flatten(1).all(1).cpu();
+  std::vector<absl::Status> faults;
+  for (int64_t n = 0; n < finite_N.size(0); ++n) {
+    faults.push_back(finite_N[n].item<bool>() ? absl::OkStatus()
+                                              : NotFinite("the final latents are not finite"));
+  }
+  return faults;
+}
+
+bool AllAreOk(const std::vector<absl::Status>& all) {
+  return std::all_of(all.begin(), all.end(),
+                     [](const absl::Status& status) { return status.ok(); });
+}
+
+bool NoneIsOk(const std::vector<absl::Status>& all) {
+  return std::none_of(all.begin(), all.end(),
+                      [](const absl::Status& status) { return status.ok(); });
+}
+
+void OneRankEngine::Decode(const Tensor& latents, int num_steps, RequestMonitor& monitor,
+                           Generated& result) const {
   int tile = num_steps;
   StepFence fence(parts_.options.device);
   const auto tile_done = [&] {
@@ -195,23 +220,22 @@ absl::Status OneRankEngine::Decode(const Tensor& latents, size_t images, int num
     fence.Wait(++tile);  // For the tile before the last one: the device always has work.
     if (!monitor.Continue(tile)) throw Cancelled();
   };
-  for (size_t n = 0; n < images; ++n) {
+  // One whose latents are not finite, too: all ranks do the same, whatever they found.
+  for (size_t n = 0; n < result.faults.size(); ++n) {
     const Tensor own = latents.narrow(0, static_cast<int64_t>(n), 1);
     const Tensor pixels = parts_.ports.decode ? parts_.ports.decode(*parts_.vae, own, tile_done)
                                               : DecodeWhole(*parts_.vae, own, tile_done);
     if (!pixels.defined()) continue;
     std::optional<Image> image = ImageFromTensor(pixels.squeeze(0));
-    if (!image.has_value()) {
-      return WithEngineReason(absl::InternalError("the pixels are not finite"),
-                              "NON_FINITE_OUTPUT");
-    }
+    absl::Status& fault = result.faults[n];
+    if (fault.ok() && !image.has_value()) fault = NotFinite("the pixels are not finite");
+    if (!fault.ok()) image = Image();
     if (n == 0) {
       result.image = *std::move(image);
     } else {
       result.beside.push_back(*std::move(image));
     }
   }
-  return absl::OkStatus();
 }
 
 std::unique_ptr<LatentsView> OneRankEngine::ViewOf(const ImageRequest& request, TokenGrid grid) {
@@ -263,18 +287,15 @@ absl::StatusOr<Generated> OneRankEngine::Make(const ImageRequest& request, const
                                            .view = view.get()},
                                           clock),
                  grid, patch_size);
-  const bool finite = at::isfinite(latents).all().item<bool>();  // One image fails its batch.
+  result.faults = FaultsOf(latents.narrow(0, 0, static_cast<int64_t>(request.beside.size()) + 1));
   result.times.denoise = watch.Lap();
-  if (!finite) {
-    return WithEngineReason(absl::InternalError("the final latents are not finite"),
-                            "NON_FINITE_OUTPUT");
-  }
+  if (NoneIsOk(result.faults)) return result.faults.front();
   result.step_times = clock.Times();
 
   monitor.Enter(Phase::kDecode);
-  const absl::Status decoded =
-      Decode(latents, request.beside.size() + 1, sampler.num_steps(), monitor, result);
-  if (!decoded.ok()) return decoded;
+  Decode(latents, sampler.num_steps(), monitor, result);
+  if (NoneIsOk(result.faults)) return result.faults.front();
+  if (AllAreOk(result.faults)) result.faults.clear();
   result.times.decode = watch.Lap();
   result.peak_memory_bytes = MemoryOf(device).peak_bytes;
   return result;
@@ -327,7 +348,7 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadOneRank(const EngineOptions& options
       std::move(tokenizer), std::move(encoder),
       parts.ports.text_sum != nullptr ? *parts.ports.text_sum : *parts.local_sum,
       parts.description.transformer.max_text_tokens, options.device,
-      parts.ports.text_sum != nullptr ? nullptr : options.text_hints);
+      parts.ports.text_sum != nullptr ? nullptr : options.text_hints, options.batch_size);
   parts.denoiser = parts.ports.make_denoiser ? parts.ports.make_denoiser(*parts.transformer)
                                              : MakeSerialDenoiser(*parts.transformer);
   return std::make_unique<OneRankEngine>(std::move(parts));

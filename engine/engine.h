@@ -78,7 +78,11 @@ struct PhaseTimes {
 struct Generated {
   std::optional<Image> image;  // On the rank that returns images; nothing on the others.
   std::vector<Image> beside;   // There, too: those of ImageRequest::beside.
-  PhaseTimes times;
+  // If some images of a batch are not finite, and others are: by image, the request's own first,
+  // INTERNAL / NON_FINITE_OUTPUT for those, which have no pixels; OK for the others, which they did
+  // not touch. Empty otherwise.
+  std::vector<absl::Status> faults;
+  PhaseTimes times;                        // Of the pass: of all of its images.
   std::vector<absl::Duration> step_times;  // Of every step, by the device's clock.
   int64_t peak_memory_bytes = 0;  // Of this rank's device since the request began. 0 on CPUs.
 };
@@ -110,6 +114,8 @@ struct EngineOptions {
   // Ignored where ranks share the text encoder (EnginePorts::text_sum): its collectives must not
   // come between those of the denoising.
   std::shared_ptr<TextHints> text_hints = nullptr;
+  // Of the requests to come: the texts of two batches are kept.
+  int batch_size = 1;
 };
 
 // What a checkpoint is, as the front end must know it.
@@ -157,8 +163,8 @@ class Engine {
   // Collective. The one place where exceptions of LibTorch and of communicators become a status:
   //   CANCELLED           the monitor said no, at the same step on every rank: harmless
   //   INVALID_ARGUMENT    a request that this model can't make: harmless, found before anything is
-  //   enqueued RESOURCE_EXHAUSTED  out of device memory INTERNAL            non-finite latents, and
-  //   every other exception
+  //   enqueued RESOURCE_EXHAUSTED  out of device memory INTERNAL            no image of the batch
+  //   is finite, and every other exception
   // Each carries a reason. After one that is not harmless the group is unusable.
   virtual absl::StatusOr<Generated> Generate(const ImageRequest& request,
                                              RequestMonitor& monitor) = 0;

@@ -9,6 +9,9 @@
 namespace patchflow {
 namespace {
 
+// A text may be asked for again, and the next batch's texts are prepared beside this one's.
+size_t KeptTexts(int batch_size) { return static_cast<size_t>(2 * 2 * batch_size + 4); }
+
 Tensor RowOf(std::vector<int64_t> values, at::Device device) {
   return at::tensor(values, at::kLong).unsqueeze(0).to(device);
 }
@@ -30,13 +33,14 @@ class SumUnlessStopped final : public PartialSum {
 
 PromptEncoder::PromptEncoder(std::unique_ptr<Tokenizer> tokenizer,
                              std::unique_ptr<TextEncoder> encoder, PartialSum& tensor_axis,
-                             int max_tokens, at::Device device, std::shared_ptr<TextHints> hints)
+                             int max_tokens, at::Device device, std::shared_ptr<TextHints> hints,
+                             int batch_size)
     : tokenizer_(std::move(tokenizer)),
       encoder_(std::move(encoder)),
       tensor_axis_(tensor_axis),
       max_tokens_(max_tokens),
       device_(device),
-      cache_(kKept, device),
+      cache_(KeptTexts(batch_size), device),
       hints_(std::move(hints)) {
   if (hints_ == nullptr) return;
   ahead_ = std::jthread([this](const std::stop_token& stop) { FollowHints(stop); });

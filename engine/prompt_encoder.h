@@ -26,9 +26,10 @@ class PromptEncoder {
  public:
   // `hints`: texts to encode beside what the device does for the caller, on a thread and in a
   // stream of their own, so that they are there when they are asked for. Null: none.
+  // `batch_size`: rows of the batches to come. The texts of two are kept, and four more.
   PromptEncoder(std::unique_ptr<Tokenizer> tokenizer, std::unique_ptr<TextEncoder> encoder,
                 PartialSum& tensor_axis, int max_tokens, at::Device device,
-                std::shared_ptr<TextHints> hints = nullptr);
+                std::shared_ptr<TextHints> hints = nullptr, int batch_size = 1);
   // Of a hint, it waits for one block of the text encoder.
   ~PromptEncoder() = default;
 
@@ -42,7 +43,6 @@ class PromptEncoder {
   Prompt Encode(const std::vector<Texts>& images, size_t rows, bool positive_only);
 
  private:
-  static constexpr size_t kKept = 8;
   Prompt EncodeOne(const std::string& text);
   Prompt EncodeNow(const std::string& text, PartialSum& tensor_axis) const;
   void FollowHints(const std::stop_token& stop);

@@ -1,9 +1,11 @@
 // Images of one batch by one device: each is, to the bit, what it is alone in a batch of that size.
+#include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
 #include <map>
 #include <numeric>
@@ -159,6 +161,82 @@ TEST_F(BatchTest, EveryImageHasItsOwnPreviews) {
   const Image of_row_two = last.at(5)();
   Make(RequestOf({with_previews(kImages[2], 1)}, 4));
   EXPECT_EQ(of_row_two.pixels, last.at(5)().pixels);
+}
+
+// An engine that spoils latents of some rows behind the last step.
+std::unique_ptr<Engine> LoadSpoiling(std::vector<int64_t> rows) {
+  class Spoiling final : public Denoiser {
+   public:
+    Spoiling(const Transformer& transformer, std::vector<int64_t> rows)
+        : inner_(MakeSerialDenoiser(transformer)), rows_(std::move(rows)) {}
+    Tensor Denoise(const DenoiseJob& job, StepMonitor& monitor) override {
+      const Tensor latents_NSC = inner_->Denoise(job, monitor);
+      for (const int64_t row : rows_) latents_NSC[row][2][1] = std::nan("");
+      return latents_NSC;
+    }
+
+   private:
+    const std::unique_ptr<Denoiser> inner_;
+    const std::vector<int64_t> rows_;
+  };
+  EnginePorts ports;
+  ports.make_denoiser = [rows](const Transformer& transformer) {
+    return std::make_unique<Spoiling>(transformer, rows);
+  };
+  return Engine::Load({.model_dir = "models/shapes-256"}, std::move(ports)).value();
+}
+
+TEST_F(BatchTest, AnImageThatIsNotFiniteFailsAlone) {
+  Monitor monitor;
+  const ImageRequest request = RequestOf({kImages[0], kImages[1], kImages[2]}, 4);
+  const auto made = LoadSpoiling({0, 2, 3})->Generate(request, monitor);
+  ASSERT_TRUE(made.ok()) << made.status();
+  ASSERT_EQ(made->faults.size(), 3u) << "of images, not of rows";
+  for (const size_t spoiled : {0, 2}) {
+    EXPECT_EQ(made->faults[spoiled].code(), absl::StatusCode::kInternal);
+    EXPECT_EQ(EngineReasonOf(made->faults[spoiled]), "NON_FINITE_OUTPUT");
+  }
+  EXPECT_TRUE(made->faults[1].ok());
+  ASSERT_TRUE(made->image.has_value());
+  EXPECT_TRUE(made->image->pixels.empty());
+  ASSERT_EQ(made->beside.size(), 2u);
+  EXPECT_TRUE(made->beside[1].pixels.empty());
+  if (!OnGpu()) {
+    EXPECT_EQ(made->beside[0].pixels, Make(request).at(1).pixels);
+  }
+}
+
+TEST_F(BatchTest, OneThatIsNotFiniteOutsideItsImagesIsNoFault) {
+  Monitor monitor;
+  const auto made = LoadSpoiling({2, 3})->Generate(RequestOf({kImages[0], kImages[1]}, 4), monitor);
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_TRUE(made->faults.empty());
+}
+
+TEST_F(BatchTest, FailsIfNoImageIsFinite) {
+  Monitor monitor;
+  const absl::Status status =
+      LoadSpoiling({0, 1})->Generate(RequestOf({kImages[0], kImages[1]}, 4), monitor).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(EngineReasonOf(status), "NON_FINITE_OUTPUT");
+}
+
+TEST_F(BatchTest, PixelsThatAreNotFiniteFailTheirImageAlone) {
+  int decoded = 0;
+  EnginePorts ports;
+  ports.decode = [&](const VaeDecoder& vae, const Tensor& latents,
+                     const std::function<void()>& tile_done) {
+    const Tensor pixels = DecodeWhole(vae, latents, tile_done);
+    return ++decoded == 2 ? pixels.log() : pixels;  // Of negative numbers, too.
+  };
+  const auto engine = Engine::Load({.model_dir = "models/shapes-256"}, std::move(ports)).value();
+  Monitor monitor;
+  const auto made = engine->Generate(RequestOf({kImages[0], kImages[1], kImages[2]}, 4), monitor);
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_EQ(decoded, 3);
+  ASSERT_EQ(made->faults.size(), 3u);
+  EXPECT_EQ(EngineReasonOf(made->faults[1]), "NON_FINITE_OUTPUT");
+  EXPECT_TRUE(made->faults[0].ok() && made->faults[2].ok());
 }
 
 TEST_F(BatchTest, AsksOnceForEveryStepAndTile) {

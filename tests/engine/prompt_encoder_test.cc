@@ -83,10 +83,11 @@ class FakeTextEncoder final : public TextEncoder {
 class PromptEncoderTest : public ::testing::Test {
  protected:
   std::unique_ptr<PromptEncoder> Make(std::shared_ptr<TextHints> hints, int blocks = 1,
-                                      absl::Duration block = absl::ZeroDuration()) {
+                                      absl::Duration block = absl::ZeroDuration(),
+                                      int batch_size = 1) {
     return std::make_unique<PromptEncoder>(std::make_unique<FakeTokenizer>(),
                                            std::make_unique<FakeTextEncoder>(log_, blocks, block),
-                                           sum_, kTokens, at::kCPU, std::move(hints));
+                                           sum_, kTokens, at::kCPU, std::move(hints), batch_size);
   }
   static bool Eventually(const std::function<bool()>& condition) {
     const absl::Time until = absl::Now() + absl::Seconds(10);
@@ -113,6 +114,22 @@ TEST_F(PromptEncoderTest, EveryTextOfABatchIsEncodedOnceAndItsFirstFillsItUp) {
   for (int64_t row = 0; row < 12; ++row) {
     EXPECT_EQ(prompt.text_BLD[row][0][0].item<float>(), 0);
     EXPECT_EQ(prompt.text_BLD[12 + row][0][0].item<int64_t>(), row < 9 ? row + 1 : 1);
+  }
+}
+
+TEST_F(PromptEncoderTest, KeepsTheTextsOfTwoBatches) {
+  std::vector<std::string> texts;
+  for (size_t length = 0; length < 64; ++length) texts.emplace_back(length, 'a');
+  const auto encoder = Make(nullptr, 1, absl::ZeroDuration(), 16);
+  for (int turn = 0; turn < 2; ++turn) {
+    for (const size_t batch : {0, 32}) {
+      std::vector<PromptEncoder::Texts> images;
+      for (size_t i = 0; i < 32; i += 2) {
+        images.push_back({texts[batch + i], texts[batch + i + 1]});
+      }
+      encoder->Encode(images, 16, /*positive_only=*/false);
+    }
+    EXPECT_EQ(log_.Encoded().size(), 64U) << turn;
   }
 }
 
