@@ -1,11 +1,15 @@
 #include "server/log.h"
 
+#include <spdlog/details/null_mutex.h>
+#include <spdlog/logger.h>
+#include <spdlog/sinks/base_sink.h>
 #include <nlohmann/json.hpp>
 
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -17,8 +21,8 @@ namespace patchflow {
 namespace {
 
 constexpr size_t kQueuedLines = 8192;
-constexpr std::array kLevels = {"debug", "info", "warning", "error"};
-constexpr size_t kInfo = 1;
+constexpr std::array kLevels = {spdlog::level::debug, spdlog::level::info, spdlog::level::warn,
+                                spdlog::level::err};
 
 size_t WriteToStderr(const std::vector<std::string>& lines) {
   std::string text;
@@ -29,9 +33,18 @@ size_t WriteToStderr(const std::vector<std::string>& lines) {
   return lines.size();  // There is nobody to tell that they are not.
 }
 
+// Spares whoever logs what spdlog's own queue costs: a wake-up a line.
+class QueuedSink final : public spdlog::sinks::base_sink<spdlog::details::null_mutex> {
+  void sink_it_(const spdlog::details::log_msg& line) override {
+    writer_.Add(std::string(line.payload.data(), line.payload.size()));
+  }
+  void flush_() override { writer_.Flush(std::chrono::seconds(1)); }
+
+  LineWriter writer_{kQueuedLines, LineWriter::Full::kDropOldest, WriteToStderr};
+};
+
 struct Log {
-  LineWriter writer{kQueuedLines, LineWriter::Full::kDropOldest, WriteToStderr};
-  std::atomic<size_t> level = kInfo;
+  spdlog::logger logger{"server", std::make_shared<QueuedSink>()};
   std::atomic<bool> prompts = false;
 };
 
@@ -41,10 +54,16 @@ Log& TheLog() {
   return *log;
 }
 
-void Write(size_t level, const char* msg, std::initializer_list<LogField> fields) {
-  Log& log = TheLog();
-  if (level >= log.level) {
-    log.writer.Add(JsonLine({{"level", kLevels.at(level)}, {"msg", msg}}, fields));
+const char* NameOf(spdlog::level::level_enum level) {
+  return spdlog::level::to_string_view(level).data();
+}
+
+void Write(spdlog::level::level_enum level, const char* msg,
+           std::initializer_list<LogField> fields) {
+  spdlog::logger& logger = TheLog().logger;
+  if (logger.should_log(level)) {
+    logger.log(level,
+               spdlog::string_view_t(JsonLine({{"level", NameOf(level)}, {"msg", msg}}, fields)));
   }
 }
 
@@ -104,29 +123,37 @@ void StartLog(const LogConfig& config) {
 }
 
 bool SetLogLevel(const std::string& level) {
-  for (size_t i = 0; i < kLevels.size(); ++i) {
-    if (level == kLevels.at(i)) {
-      TheLog().level = i;
+  for (const spdlog::level::level_enum known : kLevels) {
+    if (level == NameOf(known)) {
+      TheLog().logger.set_level(known);
       return true;
     }
   }
   return false;
 }
 
-std::string LogLevel() { return kLevels.at(TheLog().level); }
+std::string LogLevel() { return NameOf(TheLog().logger.level()); }
 
 bool LogsPrompts() { return TheLog().prompts; }
 
-bool LogsDebug() { return TheLog().level == 0; }
+bool LogsDebug() { return TheLog().logger.should_log(spdlog::level::debug); }
 
-void LogDebug(const char* msg, std::initializer_list<LogField> fields) { Write(0, msg, fields); }
+void LogDebug(const char* msg, std::initializer_list<LogField> fields) {
+  Write(spdlog::level::debug, msg, fields);
+}
 
-void LogInfo(const char* msg, std::initializer_list<LogField> fields) { Write(kInfo, msg, fields); }
+void LogInfo(const char* msg, std::initializer_list<LogField> fields) {
+  Write(spdlog::level::info, msg, fields);
+}
 
-void LogWarning(const char* msg, std::initializer_list<LogField> fields) { Write(2, msg, fields); }
+void LogWarning(const char* msg, std::initializer_list<LogField> fields) {
+  Write(spdlog::level::warn, msg, fields);
+}
 
-void LogError(const char* msg, std::initializer_list<LogField> fields) { Write(3, msg, fields); }
+void LogError(const char* msg, std::initializer_list<LogField> fields) {
+  Write(spdlog::level::err, msg, fields);
+}
 
-void StopLog() { TheLog().writer.Flush(std::chrono::seconds(1)); }
+void StopLog() { TheLog().logger.flush(); }
 
 }  // namespace patchflow

@@ -4,6 +4,7 @@
 
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 namespace patchflow {
 namespace {
@@ -37,6 +38,26 @@ TEST(LogTest, EscapesWhatItMust) {
 TEST(LogTest, WhatIsNoNumberIsNull) {
   const double infinite = std::numeric_limits<double>::infinity();
   EXPECT_TRUE(json::parse(JsonLine({}, {{"seconds", infinite}}))["seconds"].is_null());
+}
+
+TEST(LogTest, WritesLinesOfItsLevelAndAbove) {
+  const std::string before = LogLevel();
+  SetLogLevel("warning");
+  ::testing::internal::CaptureStderr();
+  LogInfo("quiet");
+  LogWarning("{} is no place for a value", {{"number", 5}});
+  LogError("loud");
+  StopLog();
+  std::istringstream written(::testing::internal::GetCapturedStderr());
+  SetLogLevel(before);
+  std::string line;
+  ASSERT_TRUE(std::getline(written, line));
+  EXPECT_EQ(json::parse(line)["level"], "warning");
+  EXPECT_EQ(json::parse(line)["msg"], "{} is no place for a value");
+  EXPECT_EQ(json::parse(line)["number"], 5);
+  ASSERT_TRUE(std::getline(written, line));
+  EXPECT_EQ(json::parse(line)["level"], "error");
+  EXPECT_FALSE(std::getline(written, line)) << line;
 }
 
 TEST(LogTest, KnowsItsLevels) {
