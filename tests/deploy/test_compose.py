@@ -15,6 +15,7 @@ COMPOSE = DEPLOY / "compose"
 MAIN = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
 GPU = yaml.safe_load((COMPOSE / "compose.gpu.yaml").read_text())
 WEB = yaml.safe_load((COMPOSE / "compose.web.yaml").read_text())
+STATE = "/var/lib/patchflow"
 
 
 def mounts(service: dict) -> dict[str, pathlib.Path | str]:
@@ -50,9 +51,10 @@ def test_every_mounted_file_exists_and_every_volume_is_declared():
                 assert source in MAIN["volumes"]
 
 
-def test_the_server_can_write_to_tmp_alone_and_nothing_is_reachable_from_outside():
+def test_the_server_can_write_to_tmp_and_its_state_alone_and_nothing_is_reachable_from_outside():
     server = MAIN["services"]["patchflow"]
     assert server["read_only"] and server["tmpfs"] == ["/tmp"] and server["cap_drop"] == ["ALL"]
+    assert [target for target, source in mounts(server).items() if isinstance(source, str)] == [STATE]
     for service in (*MAIN["services"].values(), *WEB["services"].values()):
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
@@ -109,21 +111,42 @@ class ComposeGroup:
         return self.entry
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", ["config.yaml", "config.gpu.yaml"])
-def test_the_server_draws_with_the_configuration_and_passes_its_health_check(name):
+CONFIGS = ["config.yaml", "config.gpu.yaml"]
+
+
+def test_a_new_volume_for_the_state_belongs_to_whom_the_server_runs_as():
+    """Docker makes it as the image has its folder; the user is the Dockerfile's."""
+    user = re.findall(r"^USER (\d+):\1$", (DEPLOY / "container" / "Dockerfile").read_text(), re.M)[0]
+    assert f"install -d -o {user} -g {user} -m 0750 {STATE}\n" in (DEPLOY / "container" / "setup").read_text()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_was_accepted_and_the_audit_log_outlive_the_container(name):
     config = yaml.safe_load((COMPOSE / name).read_text())
+    assert mounts(MAIN["services"]["patchflow"])[STATE] in MAIN["volumes"]
+    for path in (config["store"]["directory"], config["audit"]["file"]):
+        assert path.startswith(STATE + "/")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_server_draws_with_the_configuration_and_passes_its_health_check(name, tmp_path):
+    config = yaml.safe_load((COMPOSE / name).read_text().replace(STATE, str(tmp_path)))
     extra = {key: value for key, value in config.items() if key not in ("server", "groups")}
     with harness.Server([ComposeGroup(entry) for entry in config["groups"]], extra) as server:
         server.wait_ready()
         pb, _ = harness.api()
         request = pb.GenerateImagesRequest(prompt=pb.Prompt(text="a red heart"), sampling=pb.SamplingParams(steps=3))
+        request.scheduling.on_disconnect = pb.DISCONNECT_POLICY_DETACH
         [image] = harness.generate(server, request, timeout_s=60).images
+        assert list((tmp_path / "store").iterdir()), "it is kept on the volume"
         assert image.startswith(b"\x89PNG")
         check = MAIN["services"]["patchflow"]["healthcheck"]["test"]
         assert check[:2] == ["CMD", "patchflow"]
         words = [server.address if word == "localhost:50051" else word for word in check[2:]]
         run(harness.BIN / "patchflow", *words)
+    events = [json.loads(line)["event"] for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert "generation" in events and "call" in events
 
 
 def test_the_grace_period_covers_the_drain():

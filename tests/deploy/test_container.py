@@ -120,6 +120,8 @@ def test_what_we_put_in_belongs_to_root_and_is_not_writable(image):
         assert ours
         for path in ours:
             assert path.stat().st_uid == 0 and not path.stat().st_mode & 0o022, path
+        state = (root / "var/lib/patchflow").stat()
+        assert (state.st_uid, state.st_gid, state.st_mode & 0o777) == (UID, UID, 0o750), "a volume's owner"
 
 
 def start_in(root: pathlib.Path, config: pathlib.Path, *command) -> subprocess.Popen:
