@@ -61,8 +61,7 @@ class CountingMonitor final : public StepMonitor {
     return step < steps_;
   }
   std::vector<double> TimesMs() const { return marks_->Between(); }
-  // The most of any step from `first` on: replays of captured communication are not counted, but
-  // the step that is captured is.
+  // The most of any step from `first` on.
   int64_t BytesOfAStep(size_t first) const {
     int64_t most = 0;
     for (size_t step = first; step + 1 < sent_bytes_.size(); ++step) {

@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <utility>
+#include <vector>
+
 #ifdef PATCHFLOW_CUDA
 #include <ATen/cuda/CUDAGraph.h>
 #endif
@@ -10,6 +13,21 @@ namespace patchflow {
 
 #ifdef PATCHFLOW_CUDA
 
+namespace {
+
+using Notes = std::vector<std::function<void()>>;
+thread_local Notes* captured_notes = nullptr;
+
+}  // namespace
+
+void WithEachRun(std::function<void()> note) {
+  if (captured_notes != nullptr) {
+    captured_notes->push_back(std::move(note));
+  } else {
+    note();
+  }
+}
+
 struct GraphPool::Id {
   at::cuda::MempoolId_t value = at::cuda::graph_pool_handle();
 };
@@ -17,15 +35,19 @@ struct GraphPool::Id {
 struct StepGraph::Captured {
   std::shared_ptr<const GraphPool::Id> pool;
   at::cuda::CUDAGraph graph;
+  Notes notes;
 
   void Capture(const std::function<void()>& enqueue) {
     graph.capture_begin(pool->value, cudaStreamCaptureModeThreadLocal);
+    captured_notes = &notes;
     try {
       enqueue();
     } catch (...) {
+      captured_notes = nullptr;
       EndFailedCapture();
       throw;
     }
+    captured_notes = nullptr;
     graph.capture_end();
   }
 
@@ -61,6 +83,9 @@ void StepGraph::Run(const std::function<void()>& enqueue) {
     captured_ = std::move(captured);
   }
   captured_->graph.replay();
+  for (const auto& note : captured_->notes) {
+    note();
+  }
 }
 
 #else
@@ -69,6 +94,8 @@ struct GraphPool::Id {};
 struct StepGraph::Captured {};
 
 void StepGraph::Run(const std::function<void()>& enqueue) { enqueue(); }
+
+void WithEachRun(std::function<void()> note) { note(); }
 
 #endif
 

@@ -42,4 +42,9 @@ class StepGraph {
   std::unique_ptr<Captured> captured_;
 };
 
+// Calls `note` now; on a thread where a StepGraph is captured, with each replay of it instead, the
+// first one included. For what the host counts of work that replays repeat behind its back. `note`
+// must not throw, and what it refers to must outlive the graph.
+void WithEachRun(std::function<void()> note);
+
 }  // namespace patchflow

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "engine/step_graph.h"
+
 namespace patchflow {
 namespace {
 
@@ -40,19 +42,19 @@ class CountingCommunicator final : public Communicator {
   int size() const override { return inner_->size(); }
 
   Pending AllReduceSum(const Tensor& t) override {
-    traffic_.Add(Operation::kAllReduceSum, 2 * (size() - 1) * Bytes(t) / size());
+    Count(Operation::kAllReduceSum, 2 * (size() - 1) * Bytes(t) / size());
     return Timed(Operation::kAllReduceSum, t, [&] { return inner_->AllReduceSum(t); });
   }
   Pending AllGather(const Tensor& in, const Tensor& out) override {
-    traffic_.Add(Operation::kAllGather, (size() - 1) * Bytes(in));
+    Count(Operation::kAllGather, (size() - 1) * Bytes(in));
     return Timed(Operation::kAllGather, in, [&] { return inner_->AllGather(in, out); });
   }
   Pending AllToAll(const Tensor& in, const Tensor& out) override {
-    traffic_.Add(Operation::kAllToAll, (size() - 1) * Bytes(in) / size());
+    Count(Operation::kAllToAll, (size() - 1) * Bytes(in) / size());
     return Timed(Operation::kAllToAll, in, [&] { return inner_->AllToAll(in, out); });
   }
   Pending Send(const Tensor& t, int peer) override {
-    traffic_.Add(Operation::kSend, Bytes(t));
+    Count(Operation::kSend, Bytes(t));
     return Timed(Operation::kSend, t, [&] { return inner_->Send(t, peer); });
   }
   Pending Recv(const Tensor& t, int peer) override {
@@ -61,7 +63,7 @@ class CountingCommunicator final : public Communicator {
   Pending Grouped(const std::vector<Transfer>& transfers) override {
     for (const Transfer& transfer : transfers) {
       if (transfer.kind == Transfer::Kind::kSend) {
-        traffic_.Add(Operation::kSend, Bytes(transfer.tensor));
+        Count(Operation::kSend, Bytes(transfer.tensor));
       }
     }
     if (transfers.empty()) return inner_->Grouped(transfers);
@@ -71,6 +73,10 @@ class CountingCommunicator final : public Communicator {
   void Abort(const std::string& reason) override { inner_->Abort(reason); }
 
  private:
+  void Count(Operation operation, int64_t bytes) {
+    WithEachRun([&traffic = traffic_, operation, bytes] { traffic.Add(operation, bytes); });
+  }
+
   template <typename Issue>
   Pending Timed(Operation operation, const Tensor& t, const Issue& issue) {
     if (!t.device().is_cpu()) return issue();

@@ -23,6 +23,7 @@ enum class Operation { kAllReduceSum, kAllGather, kAllToAll, kSend, kCount };
 //   all-gather  (n - 1) times the input
 //   all-to-all  (n - 1) / n of the input
 //   send        the tensor, alone or grouped; receives are not counted
+// Replays of a captured StepGraph count as what was captured.
 // Times are of the host: in the call that issues the operation, and in the wait for it, which is
 // what communication costs a rank on CPUs. Receives count as sends. Not between GPUs, where the
 // host waits for nothing. Thread-safe.

@@ -10,6 +10,7 @@
 
 #include "absl/time/clock.h"
 #include "engine/step_graph.h"
+#include "parallel/counting_communicator.h"
 #include "parallel/nccl_world.h"
 #include "tests/parallel/run_ranks.h"
 
@@ -138,6 +139,28 @@ TEST(NcclGraphs, EveryOperationReplays) {
       EXPECT_EQ(result[1].item<float>(), (2 * (1 + i) + 10) + 2 * (10 * peer + 1 + i));
       EXPECT_EQ(result[2].item<float>(), 10 * peer + own + i);
     }
+  });
+}
+
+TEST(NcclGraphs, EveryReplayIsCounted) {
+  RunRanks(2, [](const Rank& here) {
+    CountingWorld world(here.world);
+    const auto pair = world.Split(0, "pair");
+    GraphPool pool;
+    StepGraph graph(pool);
+    const Tensor t = Filled(here, {1024}, 1);
+    const auto step = [&] {
+      pair->AllReduceSum(t).Wait();
+      pair->AllReduceSum(t).Wait();
+    };
+    for (int runs = 1; runs <= 5; ++runs) {
+      graph.Run(step);
+      EXPECT_EQ(world.Of("pair").calls, 2 * runs);
+      EXPECT_EQ(world.Of("pair").bytes, runs * 2 * static_cast<int64_t>(t.nbytes()));
+    }
+    pair->AllReduceSum(t).Wait();
+    EXPECT_EQ(world.Of("pair").calls, 11) << "what is not captured counts at once";
+    WaitForStream(here);
   });
 }
 
