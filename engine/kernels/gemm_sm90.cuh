@@ -1,4 +1,5 @@
-// The product of gemm_sm90.h for one epilogue. Compiled once per epilogue: a tile takes a minute.
+// The products of gemm_sm90.h and gemm_fp8_sm90.h for one epilogue. Compiled once per epilogue: a
+// tile takes a minute.
 #pragma once
 
 #include <cutlass/cutlass.h>
@@ -24,7 +25,8 @@ using Element = cutlass::bfloat16_t;
 namespace fusion = cutlass::epilogue::fusion;
 
 constexpr auto kRound = cutlass::FloatRoundStyle::round_to_nearest;
-constexpr int kAlignment = 8;  // 16 bytes of Element.
+template <class T>
+constexpr int kAlignment = 16 / sizeof(T);
 
 // A vector along the columns, zeros without one.
 template <class Tile, class T>
@@ -72,7 +74,8 @@ struct BiasResidual {
   }
 };
 
-template <class Epilogue, class Tile, class MainSchedule, class EpilogueSchedule>
+// Operand: what x and the weight hold; y and the residual hold Element.
+template <class Operand, class Epilogue, class Tile, class MainSchedule, class EpilogueSchedule>
 struct Product {
   using Cluster = Shape<_2, _1, _1>;
   using RowMajor = cutlass::layout::RowMajor;
@@ -80,10 +83,11 @@ struct Product {
   using CollectiveEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
       cutlass::epilogue::collective::EpilogueTileAuto, float, float, typename Epilogue::Source,
-      RowMajor, kAlignment, Element, RowMajor, kAlignment, EpilogueSchedule, Tree>::CollectiveOp;
+      RowMajor, kAlignment<Element>, Element, RowMajor, kAlignment<Element>, EpilogueSchedule,
+      Tree>::CollectiveOp;
   using CollectiveMain = typename cutlass::gemm::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Element, RowMajor, kAlignment, Element,
-      cutlass::layout::ColumnMajor, kAlignment, float, Tile, Cluster,
+      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Operand, RowMajor, kAlignment<Operand>,
+      Operand, cutlass::layout::ColumnMajor, kAlignment<Operand>, float, Tile, Cluster,
       cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(
           sizeof(typename CollectiveEpilogue::SharedStorage))>,
       MainSchedule>::CollectiveOp;
@@ -91,16 +95,17 @@ struct Product {
                                                       CollectiveEpilogue>;
   using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
 
-  static cudaError_t Launch(const GemmSm90Args& args, cudaStream_t stream) {
+  template <class Args>
+  static cudaError_t Launch(const Args& args, cudaStream_t stream) {
     const auto stride = [](auto kind, int rows, int columns) {
       return cutlass::make_cute_packed_stride(kind, {rows, columns, 1});
     };
     typename Gemm::Arguments arguments{
         cutlass::gemm::GemmUniversalMode::kGemm,
         {args.rows, args.out, args.in, 1},
-        {static_cast<const Element*>(args.x),
+        {static_cast<const Operand*>(args.x),
          stride(typename Kernel::StrideA{}, args.rows, args.in),
-         static_cast<const Element*>(args.weight),
+         static_cast<const Operand*>(args.weight),
          stride(typename Kernel::StrideB{}, args.out, args.in)},
         {Epilogue::template Of<typename Tree::Arguments>(args), nullptr,
          stride(typename Kernel::StrideC{}, args.rows, args.out), static_cast<Element*>(args.y),
@@ -141,9 +146,11 @@ cudaError_t LaunchTile(const GemmSm90Args& args, GemmTile tile, cudaStream_t str
   using TurnsEnd = cutlass::epilogue::TmaWarpSpecialized;
   switch (tile) {
     case GemmTile::k128x192:
-      return Product<Epilogue, Shape<_128, _192, _64>, Shared, SharedEnd>::Launch(args, stream);
+      return Product<Element, Epilogue, Shape<_128, _192, _64>, Shared, SharedEnd>::Launch(args,
+                                                                                           stream);
     case GemmTile::k64x192InTurns:
-      return Product<Epilogue, Shape<_64, _192, _64>, Turns, TurnsEnd>::Launch(args, stream);
+      return Product<Element, Epilogue, Shape<_64, _192, _64>, Turns, TurnsEnd>::Launch(args,
+                                                                                        stream);
     case GemmTile::k128x192Overlapped:
       break;
   }

@@ -1,0 +1,53 @@
+// Matrix products of 8-bit numbers for Hopper, with their scales and what follows them fused into
+// their epilogue.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+
+#include "engine/kernels/gemm_sm90.h"
+
+namespace patchflow {
+
+// Rows x columns of a thread block's tile, both CUTLASS's: two warpgroups share one, or take turns
+// on whole tiles, so that the epilogue of one, which is long beside so short a product, hides
+// behind the other's.
+enum class GemmFp8Tile { k128x192, k128x128InTurns };
+inline constexpr std::array kGemmFp8Tiles = {GemmFp8Tile::k128x192, GemmFp8Tile::k128x128InTurns};
+std::string_view NameOf(GemmFp8Tile tile);
+
+// The faster one; pure. `patchflow-bench gemm` measures both.
+GemmFp8Tile ChooseGemmFp8Tile(int64_t rows, int64_t in, int64_t out, GemmEpilogue epilogue);
+
+// Device memory, aligned to 16 bytes; matrices dense and row-major, x and weight e4m3 (OCP 8-bit
+// floating point, without infinities), the others bfloat16. Element x[r, i] stands for
+// x_scale[r] x[r, i], weight[o, i] for weight_scale[o] weight[o, i].
+struct GemmFp8Args {
+  const void* x = nullptr;              // [rows, in]
+  const float* x_scale = nullptr;       // [rows]
+  const void* weight = nullptr;         // [out, in]
+  const float* weight_scale = nullptr;  // [out]
+  const void* bias = nullptr;           // [out]; none adds nothing.
+  const float* gate = nullptr;          // [out], of kBiasResidual; none is 1.
+  const void* residual = nullptr;       // [rows, out], of kBiasResidual; may be y.
+  void* y = nullptr;                    // [rows, out]
+  int rows = 0;
+  int in = 0;   // A multiple of 16.
+  int out = 0;  // A multiple of 8.
+};
+
+// Enqueues the product and what GemmEpilogue says of it on `stream`. Persistent thread blocks in
+// pairs that share what they load; no workspace, so a CUDA graph may capture it. Accumulates within
+// the tensor core, which keeps about 14 bits of a sum: its error, below 2^-9 of a row of 4608, is a
+// twentieth of what rounding the operands to 4 bits costs, and sums kept in full would take as many
+// registers again as the tile.
+// Returns cudaErrorInvalidValue for operands out of the contract.
+// Source: CUTLASS 3's warp-specialised kernels for Hopper, "FP8FastAccum"; on the accumulators,
+// DeepSeek-V3 (arXiv 2412.19437), 3.3.2.
+cudaError_t LaunchGemmFp8Sm90(const GemmFp8Args& args, GemmEpilogue epilogue, GemmFp8Tile tile,
+                              cudaStream_t stream);
+
+}  // namespace patchflow
