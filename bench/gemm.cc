@@ -1,5 +1,6 @@
 // patchflow-bench gemm: the products of a PixArt-XL/2 block with what follows each of them, by
-// cuBLASLt and LibTorch's elementwise operations and by every tile of our own.
+// cuBLASLt and LibTorch's elementwise operations and by every tile of our own; on Hopper the same
+// in 8 bits, too.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -17,6 +18,8 @@
 #ifdef PATCHFLOW_CUDA
 #include <ATen/cuda/CUDAContext.h>
 
+#include "engine/kernels/fp8_rows.h"
+#include "engine/kernels/gemm_fp8_sm90.h"
 #include "engine/kernels/gemm_sm90.h"
 #endif
 
@@ -36,13 +39,14 @@ struct Shape {
   int64_t out;
   After after;
   int per_block;
+  bool after_norm;  // Which rounds its result to 8 bits itself.
 };
 const std::vector<Shape> kShapes = {
-    {"qkv", kWidth, 3 * kWidth, After::kBias, 1},
-    {"cross q", kWidth, kWidth, After::kBias, 1},
-    {"out", kWidth, kWidth, After::kResidual, 2},
-    {"mlp up, GELU", kWidth, 4 * kWidth, After::kGelu, 1},
-    {"mlp down", 4 * kWidth, kWidth, After::kResidual, 1},
+    {"qkv", kWidth, 3 * kWidth, After::kBias, 1, true},
+    {"cross q", kWidth, kWidth, After::kBias, 1, false},
+    {"out", kWidth, kWidth, After::kResidual, 2, false},
+    {"mlp up, GELU", kWidth, 4 * kWidth, After::kGelu, 1, true},
+    {"mlp down", 4 * kWidth, kWidth, After::kResidual, 1, false},
 };
 
 struct Operands {
@@ -58,14 +62,17 @@ struct Operands {
   Tensor x, weight, bias, gate, residual, y, gate_of_dtype;
 };
 
+void RunAfter(const Operands& t, const Tensor& y, After after) {
+  if (after == After::kGelu) at::gelu(y, "tanh");
+  if (after == After::kResidual) at::addcmul(t.residual, y, t.gate_of_dtype);
+}
+
 void RunStock(const Operands& t, After after) {
   if (after == After::kGelu && t.x.is_cuda()) {
     at::_addmm_activation(t.bias, t.x, t.weight.t(), 1, 1, /*use_gelu=*/true);
     return;
   }
-  const Tensor y = at::linear(t.x, t.weight, t.bias);
-  if (after == After::kGelu) at::gelu(y, "tanh");
-  if (after == After::kResidual) at::addcmul(t.residual, y, t.gate_of_dtype);
+  RunAfter(t, at::linear(t.x, t.weight, t.bias), after);
 }
 
 #ifdef PATCHFLOW_CUDA
@@ -96,6 +103,72 @@ void RunOwn(const Operands& t, After after, GemmTile tile) {
   args.out = static_cast<int>(t.weight.size(0));
   C10_CUDA_CHECK(LaunchGemmSm90(args, EpilogueOf(after), tile, at::cuda::getCurrentCUDAStream()));
 }
+
+struct Fp8Rows {
+  explicit Fp8Rows(const Tensor& x)
+      : elements(at::empty_like(x, x.options().dtype(at::kFloat8_e4m3fn))),
+        scale(at::empty({x.size(0)}, x.options().dtype(at::kFloat))) {
+    Fill(x);
+  }
+  void Fill(const Tensor& x) {
+    C10_CUDA_CHECK(
+        LaunchFp8Rows({x.const_data_ptr(), elements.mutable_data_ptr(),
+                       scale.mutable_data_ptr<float>(), x.size(0), static_cast<int>(x.size(1))},
+                      at::cuda::getCurrentCUDAStream()));
+  }
+  Tensor elements, scale;
+};
+
+void RunStockFp8(const Operands& t, const Fp8Rows& x, const Fp8Rows& weight, After after) {
+  const Tensor y = at::_scaled_mm(x.elements, weight.elements.t(), x.scale.unsqueeze(1),
+                                  weight.scale.unsqueeze(0), t.bias, {}, at::kBFloat16,
+                                  /*use_fast_accum=*/true);
+  RunAfter(t, y, after);
+}
+
+void RunOwnFp8(const Operands& t, const Fp8Rows& x, const Fp8Rows& weight, After after,
+               GemmFp8Tile tile) {
+  GemmFp8Args args;
+  args.x = x.elements.const_data_ptr();
+  args.x_scale = x.scale.const_data_ptr<float>();
+  args.weight = weight.elements.const_data_ptr();
+  args.weight_scale = weight.scale.const_data_ptr<float>();
+  args.bias = t.bias.const_data_ptr();
+  args.gate = t.gate.const_data_ptr<float>();
+  args.residual = t.residual.const_data_ptr();
+  args.y = t.y.mutable_data_ptr();
+  args.rows = static_cast<int>(t.x.size(0));
+  args.in = static_cast<int>(t.x.size(1));
+  args.out = static_cast<int>(t.weight.size(0));
+  C10_CUDA_CHECK(
+      LaunchGemmFp8Sm90(args, EpilogueOf(after), tile, at::cuda::getCurrentCUDAStream()));
+}
+
+// In 8 bits: every tile, LibTorch's product with its operations, the rounding of x, and in
+// "fp8_ms" the chosen tile with the rounding where no norm does it.
+void MeasureFp8(const Shape& shape, const Operands& t, double flop, const Repeats& repeats,
+                nlohmann::json& row) {
+  Fp8Rows x(t.x);
+  const Fp8Rows weight(t.weight);
+  const auto measure = [&](const std::string& kernel, const std::function<void()>& run) {
+    const double ms = TimeOf(t.x.device(), run, repeats, kBurst).median_ms;
+    row[kernel + "_ms"] = ms;
+    row[kernel] = TeraflopPerSecond(flop, ms);
+  };
+  for (const GemmFp8Tile tile : kGemmFp8Tiles) {
+    measure(std::string(NameOf(tile)), [&] { RunOwnFp8(t, x, weight, shape.after, tile); });
+  }
+  measure("fp8 stock", [&] { RunStockFp8(t, x, weight, shape.after); });
+  const double rounding_ms = TimeOf(
+                                 t.x.device(), [&] { x.Fill(t.x); }, repeats, kBurst)
+                                 .median_ms;
+  const GemmFp8Tile chosen =
+      ChooseGemmFp8Tile(t.x.size(0), shape.in, shape.out, EpilogueOf(shape.after));
+  row["rounding_us"] = 1000 * rounding_ms;
+  row["fp8_ms"] =
+      row[std::string(NameOf(chosen)) + "_ms"].get<double>() + (shape.after_norm ? 0 : rounding_ms);
+  row["fp8"] = TeraflopPerSecond(flop, row["fp8_ms"].get<double>());
+}
 #endif
 
 // Milliseconds by kernel, and the fastest.
@@ -124,6 +197,7 @@ nlohmann::json Measure(const Shape& shape, int64_t rows, const CommonOptions& co
     const auto chosen = ChooseGemmTile(rows, shape.in, shape.out, EpilogueOf(shape.after));
     row["chosen"] = chosen ? std::string(NameOf(*chosen)) : "stock";
     row["chosen_ms"] = row[row["chosen"].get<std::string>() + "_ms"];
+    MeasureFp8(shape, t, flop, common.repeats, row);
   }
 #endif
   if (!row.contains("chosen")) {
@@ -148,6 +222,15 @@ std::vector<Column> Columns() {
 #endif
   columns.push_back({"fastest", "fastest"});
   columns.push_back({"chosen", "chosen"});
+#ifdef PATCHFLOW_CUDA
+  for (const GemmFp8Tile tile : kGemmFp8Tiles) {
+    const std::string name(NameOf(tile));
+    columns.push_back({name, name, 0});
+  }
+  columns.push_back({"fp8 stock", "fp8 stock", 0});
+  columns.push_back({"rounding_us", "rounding us", 1});
+  columns.push_back({"fp8", "fp8, rounded", 0});
+#endif
   return columns;
 }
 
@@ -166,23 +249,26 @@ void Run(const CommonOptions& common, Options options) {
                 std::string("products of a PixArt-XL/2 block with what follows them, ") +
                     (device.is_cuda() ? "bfloat16" : "float32") + ", TFLOP/s",
                 Columns());
-  nlohmann::json blocks = nlohmann::json::array();
   for (const int64_t rows : options.rows) {
     double flop = 0;
     nlohmann::json sum_ms = {{"stock_ms", 0.0}, {"chosen_ms", 0.0}, {"least_ms", 0.0}};
+    double fp8_ms = 0;
     for (const Shape& shape : kShapes) {
       const nlohmann::json row = Measure(shape, rows, common);
       flop += shape.per_block * 2.0 * static_cast<double>(rows * shape.in * shape.out);
       for (auto& [key, value] : sum_ms.items()) {
         value = value.get<double>() + shape.per_block * row[key].get<double>();
       }
+      fp8_ms += shape.per_block * row.value("fp8_ms", 0.0);
       report.Row(row);
     }
-    report.Row({{"rows", rows},
-                {"product", "block: stock, fastest, chosen"},
-                {"stock", TeraflopPerSecond(flop, sum_ms["stock_ms"].get<double>())},
-                {"fastest", TeraflopPerSecond(flop, sum_ms["least_ms"].get<double>())},
-                {"chosen", TeraflopPerSecond(flop, sum_ms["chosen_ms"].get<double>())}});
+    nlohmann::json block = {{"rows", rows},
+                            {"product", "block: stock, fastest, chosen"},
+                            {"stock", TeraflopPerSecond(flop, sum_ms["stock_ms"].get<double>())},
+                            {"fastest", TeraflopPerSecond(flop, sum_ms["least_ms"].get<double>())},
+                            {"chosen", TeraflopPerSecond(flop, sum_ms["chosen_ms"].get<double>())}};
+    if (fp8_ms > 0) block["fp8"] = TeraflopPerSecond(flop, fp8_ms);
+    report.Row(block);
   }
   report.Write(common.json);
 }

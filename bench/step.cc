@@ -35,6 +35,7 @@ struct Options {
   int text_tokens = 120;
   std::string attention = "engine";
   std::string model;
+  bool fp8 = false;
   bool kernels = false;
   double budget_s = 20;
 };
@@ -56,7 +57,8 @@ std::unique_ptr<SelfAttention> MakeAttention(const std::string& name) {
 
 std::unique_ptr<Transformer> Load(const CommonOptions& common, const Options& options) {
   const at::Device device = common.at_device();
-  const TransformerOptions reading{.read = {.device = device, .dtype = common.dtype()}};
+  const TransformerOptions reading{
+      .read = {.device = device, .dtype = options.fp8 ? at::kFloat8_e4m3fn : common.dtype()}};
   const ScratchDir scratch;
   std::filesystem::path dir = std::filesystem::path(options.model) / "transformer";
   if (options.model.empty()) {
@@ -202,6 +204,7 @@ void Run(const CommonOptions& common, Options options) {
       "step", device,
       (options.model.empty() ? "PixArt-XL/2's shape, " + std::to_string(options.blocks) + " blocks"
                              : options.model) +
+          (options.fp8 ? ", products of blocks in 8 bits" : "") +
           ", guidance batch of two, self-attention: " + options.attention,
       {{"size_px", "px"},
        {"eager_ms", "eager ms", 2},
@@ -237,6 +240,7 @@ void AddStepCommand(CLI::App& app, const CommonOptions& common) {
       ->check(CLI::IsMember({"engine", "stock"}))
       ->capture_default_str();
   command->add_option("--model", options->model, "A checkpoint instead of random weights");
+  command->add_flag("--fp8", options->fp8, "The blocks' products in 8 bits");
   command->add_flag("--kernels", options->kernels, "Print the kernels of a step");
   command->add_option("--budget-s", options->budget_s, "Begin no step after this, for each size")
       ->check(CLI::PositiveNumber)

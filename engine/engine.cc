@@ -321,14 +321,19 @@ absl::StatusOr<std::unique_ptr<Engine>> LoadOneRank(const EngineOptions& options
   parts.ports = std::move(ports);
   parts.stream = DeviceThread::MakeStream(options.device);
   const DeviceThread thread(parts.stream);
-  ReadOptions read{.device = options.device, .dtype = options.dtype, .shard = {}};
+  // What of a network is float8 is the transformer's to say.
+  const bool float8 = options.dtype == at::kFloat8_e4m3fn;
+  ReadOptions read{
+      .device = options.device, .dtype = float8 ? at::kBFloat16 : options.dtype, .shard = {}};
   const std::filesystem::path& dir = options.model_dir;
   read.shard = parts.ports.text_shard;
   auto encoder = loader.Load<TextEncoder>(
       "text_encoder", [&] { return LoadTextEncoder(dir / "text_encoder", read); });
-  read.shard = parts.ports.transformer_shard;
   parts.transformer = loader.Load<Transformer>("transformer", [&] {
-    return LoadTransformer(dir / "transformer", {.read = read, .blocks = parts.ports.blocks});
+    return LoadTransformer(dir / "transformer", {.read = {.device = options.device,
+                                                          .dtype = options.dtype,
+                                                          .shard = parts.ports.transformer_shard},
+                                                 .blocks = parts.ports.blocks});
   });
   read.shard = {};
   parts.vae =

@@ -109,6 +109,7 @@ struct EnginePorts {
 struct EngineOptions {
   std::filesystem::path model_dir;
   at::Device device = at::kCPU;
+  // float8 (kFloat8_e4m3fn) is bfloat16 but for what engine/models/pixart.h says of it.
   at::ScalarType dtype = at::kFloat;
   // Texts of requests to come, encoded beside the denoising of another one. It changes no image.
   // Ignored where ranks share the text encoder (EnginePorts::text_sum): its collectives must not

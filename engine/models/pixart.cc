@@ -105,13 +105,36 @@ Prompt WithoutSharedPadding(const Prompt& prompt) {
   return {prompt.text_BLD.index_select(1, used), prompt.mask_BL.index_select(1, used)};
 }
 
+// float8 is of the blocks' products alone, and of the tokens': everything else is bfloat16.
+at::ScalarType DtypeBeside(at::ScalarType products) {
+  return products == at::kFloat8_e4m3fn ? at::kBFloat16 : products;
+}
+
+// What a shard's layers are multiplied by.
+PixArtLayersOptions LayersOf(const PixArtConfig& config, const ReadOptions& options) {
+  const TransformerConfig& common = config.common;
+  const int64_t attention = ShareOf(common.num_heads, options.shard).size() * common.head_size;
+  return {
+      .device = options.device,
+      .dtype = options.dtype,
+      .norm_eps = config.norm_eps,
+      .width = common.width(),
+      .features_grain = std::gcd(attention, std::gcd(kMlpExpansion * common.width(), kMlpUnit))};
+}
+
+PixArtLayersOptions Beside(PixArtLayersOptions layers) {
+  layers.dtype = DtypeBeside(layers.dtype);
+  return layers;
+}
+
 const PixArtConditioning& ConditioningOf(const StepContext& context) {
   return static_cast<const PixArtConditioning&>(context.conditioning);
 }
 
 class PixArt final : public Transformer {
  public:
-  PixArt(const PixArtConfig& config, BlockRange blocks, WeightReader reader);
+  PixArt(const PixArtConfig& config, BlockRange blocks, WeightReader reader,
+         const PixArtLayersOptions& layers);
 
   const TransformerConfig& config() const override { return config_.common; }
   at::ScalarType dtype() const override { return dtype_; }
@@ -142,6 +165,7 @@ class PixArt final : public Transformer {
   at::Device device_;
   at::ScalarType dtype_;
   std::unique_ptr<PixArtLayers> layers_;
+  std::unique_ptr<PixArtLayers> caption_layers_;
   Linear embed_;
   Linear caption_up_;
   Linear caption_down_;
@@ -153,14 +177,15 @@ class PixArt final : public Transformer {
   int64_t parameter_bytes_;
 };
 
-PixArt::PixArt(const PixArtConfig& config, BlockRange blocks, WeightReader reader)
+PixArt::PixArt(const PixArtConfig& config, BlockRange blocks, WeightReader reader,
+               const PixArtLayersOptions& layers)
     : config_(config),
       held_(blocks),
       heads_(ShareOf(config.common.num_heads, reader.options().shard).size()),
       device_(reader.options().device),
       dtype_(reader.options().dtype),
-      layers_(MakeLayers({device_, dtype_, config.norm_eps, config.common.width(),
-                          std::gcd(config.common.head_size, kMlpUnit)})),
+      layers_(MakeLayers(layers)),
+      caption_layers_(MakeLayers(Beside(layers))),
       timestep_layers_(config, reader.In("adaln_single")) {
   const int64_t width = config.common.width();
   WeightReader caption = reader.In("caption_projection");
@@ -193,7 +218,7 @@ PixArt::PixArt(const PixArtConfig& config, BlockRange blocks, WeightReader reade
 
 // What is folded into a text is read as it stands in the file, too.
 void PixArt::PackLayers() {
-  layers_->Pack(caption_up_, Original::kDrop);
+  caption_layers_->Pack(caption_up_, Original::kDrop);
   for (Block& block : blocks_) {
     layers_->Pack(block.qkv, Original::kDrop);
     layers_->Pack(block.out, Original::kDrop);
@@ -254,7 +279,7 @@ PixArtText PixArt::TextOf(const Prompt& prompt) const {
   const Tensor keep_BL = used.mask_BL.to(device_).to(dtype_);
   out.bias_B11L = AlignBias(at::rsub(keep_BL, 1).mul_(kMaskedBias).unsqueeze(1).unsqueeze(1));
   const Tensor text_BLE =
-      caption_down_(layers_->Gelu(caption_up_, used.text_BLD.to(device_).to(dtype_)));
+      caption_down_(caption_layers_->Gelu(caption_up_, used.text_BLD.to(device_).to(dtype_)));
   for (const Block& block : blocks_) {
     out.kv_BL2HD.push_back(block.cross_kv(text_BLE).view(
         {text_BLE.size(0), text_BLE.size(1), 2, heads_, config_.common.head_size}));
@@ -371,11 +396,17 @@ absl::StatusOr<std::unique_ptr<Transformer>> LoadPixArt(
     return absl::InvalidArgumentError(absl::StrCat("blocks [", blocks.begin, ", ", blocks.end,
                                                    ") of a transformer with ", count));
   }
-  absl::StatusOr<WeightReader> reader = WeightReader::Open(transformer_dir, options.read);
+  const PixArtLayersOptions layers = LayersOf(*config, options.read);
+  if (absl::Status status = CheckLayers(layers); !status.ok()) {
+    return status;
+  }
+  ReadOptions read = options.read;
+  read.dtype = DtypeBeside(read.dtype);
+  absl::StatusOr<WeightReader> reader = WeightReader::Open(transformer_dir, read);
   if (!reader.ok()) {
     return reader.status();
   }
-  auto pixart = std::make_unique<PixArt>(*config, blocks, *reader);
+  auto pixart = std::make_unique<PixArt>(*config, blocks, *reader, layers);
   if (absl::Status status = reader->Finish(); !status.ok()) {
     return status;
   }

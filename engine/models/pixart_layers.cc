@@ -5,6 +5,7 @@
 #include "engine/attention_cpu.h"
 #include "engine/models/pixart_layers_cpu.h"
 #ifdef PATCHFLOW_CUDA
+#include "engine/models/pixart_layers_fp8.h"
 #include "engine/models/pixart_layers_sm90.h"
 #endif
 
@@ -85,8 +86,19 @@ std::unique_ptr<PixArtLayers> MakeAtenLayers(at::ScalarType dtype, double norm_e
   return std::make_unique<AtenLayers>(dtype, norm_eps);
 }
 
+absl::Status CheckLayers(const PixArtLayersOptions& options) {
+  if (options.dtype != at::kFloat8_e4m3fn) return absl::OkStatus();
+#ifdef PATCHFLOW_CUDA
+  if (options.device.is_cuda()) return CheckFp8Layers(options);
+#endif
+  return absl::InvalidArgumentError("float8: CPUs compute in float32 alone");
+}
+
 std::unique_ptr<PixArtLayers> MakeLayers(const PixArtLayersOptions& options) {
 #ifdef PATCHFLOW_CUDA
+  if (options.dtype == at::kFloat8_e4m3fn) {
+    return MakeFp8Layers(options.norm_eps);
+  }
   if (Sm90LayersServe(options)) {
     return MakeSm90Layers(options.norm_eps);
   }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "engine/ports.h"
 #include "engine/weights/weight_reader.h"
 
@@ -79,7 +80,8 @@ class PixArtLayers {
 std::unique_ptr<PixArtLayers> MakeAtenLayers(at::ScalarType dtype, double norm_eps);
 
 // The fused kernels of engine/kernels where they serve: bfloat16 on a Hopper GPU, all features
-// multiples of 8; float32 on a CPU with AVX2 or AVX-512. LibTorch's operations elsewhere.
+// multiples of 8; float32 on a CPU with AVX2 or AVX-512. LibTorch's operations elsewhere, but for
+// float8 (e4m3): bfloat16 with the products of packed layers in 8 bits, by kernels alone.
 struct PixArtLayersOptions {
   at::Device device;
   at::ScalarType dtype;
@@ -87,6 +89,9 @@ struct PixArtLayersOptions {
   int64_t width;           // E
   int64_t features_grain;  // What all other feature counts held here are multiples of.
 };
+// OK; or INVALID_ARGUMENT that says why there are no layers of this dtype here: of float8 alone.
+absl::Status CheckLayers(const PixArtLayersOptions& options);
+// Of options that pass CheckLayers().
 std::unique_ptr<PixArtLayers> MakeLayers(const PixArtLayersOptions& options);
 
 }  // namespace patchflow

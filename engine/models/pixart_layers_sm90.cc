@@ -70,24 +70,17 @@ class Sm90Layers final : public PixArtLayers {
                   const Tensor& gate_E, PartialSum& tensor_axis, SumInto into) override {
     const Tensor residual_BSE = h_BSE.contiguous();
     Tensor y_BSE = into == SumInto::kSame ? residual_BSE : at::empty_like(residual_BSE);
-    const auto* gate = DataOrNull<float>(gate_E);
     const std::optional<GemmTile> tile =
         layer.whole ? TileFor(layer.weight_OI, x_BSI, GemmEpilogue::kBiasResidual) : std::nullopt;
     if (tile) {
       Multiply(layer.weight_OI, x_BSI,
                {.bias = DataOrNull(layer.bias_O),
-                .gate = gate,
+                .gate = DataOrNull<float>(gate_E),
                 .residual = residual_BSE.const_data_ptr()},
                GemmEpilogue::kBiasResidual, *tile, y_BSE);
       return y_BSE;
     }
-    const Tensor sum_BSE = Partial(layer, x_BSI, tensor_axis).contiguous();
-    if (y_BSE.numel() > 0) {
-      C10_CUDA_CHECK(LaunchGatedResidual(
-          {sum_BSE.const_data_ptr(), DataOrNull(layer.bias_O), gate, residual_BSE.const_data_ptr(),
-           y_BSE.mutable_data_ptr(), RowsOf(y_BSE), static_cast<int>(y_BSE.size(2))},
-          at::cuda::getCurrentCUDAStream()));
-    }
+    AddGatedResidual(Partial(layer, x_BSI, tensor_axis), layer.bias_O, gate_E, residual_BSE, y_BSE);
     return y_BSE;
   }
 
@@ -130,6 +123,17 @@ bool Sm90LayersServe(const PixArtLayersOptions& options) {
     return false;
   }
   return at::cuda::getDeviceProperties(options.device.index())->major == 9;
+}
+
+void AddGatedResidual(const Tensor& sum_BSE, const Tensor& bias_E, const Tensor& gate_E,
+                      const Tensor& residual_BSE, Tensor& y_BSE) {
+  if (y_BSE.numel() == 0) return;
+  const Tensor sum = sum_BSE.contiguous();
+  C10_CUDA_CHECK(
+      LaunchGatedResidual({sum.const_data_ptr(), DataOrNull(bias_E), DataOrNull<float>(gate_E),
+                           residual_BSE.const_data_ptr(), y_BSE.mutable_data_ptr(), RowsOf(y_BSE),
+                           static_cast<int>(y_BSE.size(2))},
+                          at::cuda::getCurrentCUDAStream()));
 }
 
 std::unique_ptr<PixArtLayers> MakeSm90Layers(double norm_eps) {

@@ -378,6 +378,13 @@ TEST_F(PixArtTest, ReportsEveryTensorThatTheConfigDoesNotFit) {
   EXPECT_THAT(message, HasSubstr("unread: transformer_blocks.1.attn1.to_q.weight"));
 }
 
+// Before a weight is read.
+TEST_F(PixArtTest, RefusesFloat8OnCpus) {
+  const auto status = LoadPixArt(Tiny("alpha"), {.read = {.dtype = at::kFloat8_e4m3fn}}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), "float8: CPUs compute in float32 alone");
+}
+
 TEST_F(PixArtTest, RefusesBlocksThatItDoesNotHave) {
   for (BlockRange range : {BlockRange{0, 3}, BlockRange{-1, 2}, BlockRange{2, 1}}) {
     EXPECT_THAT(std::string(LoadPixArt(Tiny("alpha"), {.blocks = range}).status().message()),
