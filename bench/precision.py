@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""PSNR of the images that a group makes in a narrow dtype to those that float32 makes, over gRPC, of the bundled model.
+"""PSNR of the images that a group makes in a narrow dtype to those that another makes in a wider one, over gRPC.
 
-    bench/precision.py [--dtype bfloat16] [--device cuda] [--images 8] [--steps 20] [--guidance 4.5] [--json FILE]
+    bench/precision.py [--dtype bfloat16] [--against float32] [--device cuda] [--model DIR] [--size 256x256]
+                       [--images 8] [--steps 20] [--guidance 4.5] [--json FILE]
 
-One server with two groups: the one in question, and float32 on the CPUs. Bytes of RAW_RGB8 are compared.
+Of the bundled model, if none is named. Two servers, one after the other: the first of the dtype in question, the second
+of the one it is held against, float32 on the CPUs and all others on the same device. Bytes of RAW_RGB8 are compared.
 """
 
 import argparse
@@ -25,11 +27,28 @@ PROMPTS = (
 )
 
 
-def draw(server: end_to_end.RunningServer, model: str, prompt: str, seed: int, arguments, out: pathlib.Path) -> np.ndarray:
-    command = [end_to_end.program("patchflow"), "generate", "--server", server.address, "--quiet", "--model", model]
+def draw(server: end_to_end.RunningServer, seed: int, arguments, out: pathlib.Path) -> np.ndarray:
+    command = [end_to_end.program("patchflow"), "generate", "--server", server.address, "--quiet"]
     command += ["--steps", str(arguments.steps), "--guidance", str(arguments.guidance), "--seed", str(seed)]
+    command += ["--size", arguments.size] if arguments.size else []
+    prompt = PROMPTS[seed % len(PROMPTS)]
     subprocess.run([*command, "--format", "raw", "--out", str(out), prompt], check=True, timeout=300)
     return np.fromfile(out, np.uint8).astype(np.float64)
+
+
+def images_of(device: str, dtype: str, arguments) -> list[np.ndarray]:
+    config = (
+        'server: {listen: "127.0.0.1:0", metrics: "127.0.0.1:0"}\n'
+        f"groups: [{{model: {arguments.model.resolve()}, device: {device}, dtype: {dtype}}}]\n"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        server = end_to_end.RunningServer(config, directory)
+        try:
+            server.seconds_to_ready()
+            return [draw(server, seed, arguments, directory / "image.raw") for seed in range(arguments.images)]
+        finally:
+            server.stop()
 
 
 def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
@@ -40,29 +59,20 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--against", default="float32")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--model", type=pathlib.Path, default=MODEL)
+    parser.add_argument("--size", default="", help="such as 1024x1024; the model's own, if left out")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=4.5)
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
-    narrow = f"{{model: {MODEL}, model_name: narrow, device: {arguments.device}, dtype: {arguments.dtype}}}"
-    exact = f"{{model: {MODEL}, model_name: exact, device: cpu, dtype: float32}}"
-    config = f'server: {{listen: "127.0.0.1:0", metrics: "127.0.0.1:0"}}\ngroups: [{narrow}, {exact}]\n'
-    values = []
-    with tempfile.TemporaryDirectory() as name:
-        directory = pathlib.Path(name)
-        server = end_to_end.RunningServer(config, directory)
-        try:
-            server.seconds_to_ready(models=2)
-            for seed in range(arguments.images):
-                prompt, out = PROMPTS[seed % len(PROMPTS)], directory / "image.raw"
-                values.append(
-                    psnr_db(*(draw(server, model, prompt, seed, arguments, out) for model in ("narrow", "exact")))
-                )
-        finally:
-            server.stop()
-    report = {"dtype": arguments.dtype, "device": arguments.device, "steps": arguments.steps}
+    narrow = images_of(arguments.device, arguments.dtype, arguments)
+    wide = images_of("cpu" if arguments.against == "float32" else arguments.device, arguments.against, arguments)
+    values = [psnr_db(a, b) for a, b in zip(narrow, wide, strict=True)]
+    report = {"model": arguments.model.name, "dtype": arguments.dtype, "against": arguments.against}
+    report |= {"device": arguments.device, "size": arguments.size, "steps": arguments.steps}
     report |= {"psnr_db": [round(value, 2) for value in values]}
     report |= {"median_db": statistics.median(values), "lowest_db": min(values)}
     print(json.dumps(report))
