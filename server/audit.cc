@@ -89,8 +89,8 @@ class FileAudit final : public AuditLog {
  private:
   Figures figures() const override {
     const LineWriter::Backlog backlog = writer_.backlog();
-    return {static_cast<int64_t>(backlog.lines), sink_->lost(),
-            absl::FromChrono(backlog.age) > max_delay_};
+    const absl::Duration delay = absl::FromChrono(backlog.age);
+    return {static_cast<int64_t>(backlog.lines), sink_->lost(), delay, delay > max_delay_};
   }
   bool on() const override { return true; }
   void Write(const char* event, std::initializer_list<LogField> fields) override {
@@ -120,7 +120,7 @@ absl::StatusOr<std::unique_ptr<AuditLog>> AuditLog::Open(const AuditConfig& conf
   if (config.file.empty()) {
     return std::unique_ptr<AuditLog>(std::make_unique<NoAudit>());
   }
-  auto file = AuditFile::Open(config.file, config.max_bytes, config.max_files);
+  auto file = AuditFile::Open(config);
   if (!file.ok()) {
     return absl::UnavailableError(absl::StrCat("audit.file: ", file.status().message()));
   }

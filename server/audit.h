@@ -43,8 +43,9 @@ class AuditLog {
   void Ended(const Generation& generation);
 
   struct Figures {
-    int64_t waiting = 0;  // Lines.
-    int64_t lost = 0;     // Lines, since the start.
+    int64_t waiting = 0;   // Lines.
+    int64_t lost = 0;      // Lines, since the start.
+    absl::Duration delay;  // So long has a line waited.
     bool behind = false;
   };
   virtual Figures figures() const = 0;

@@ -22,14 +22,28 @@ namespace {
 constexpr mode_t kMode = 0640;
 constexpr size_t kLargestWrite = 1 << 20;
 
+// So that a power failure leaves the file its name.
+void SyncFolderOf(const std::string& path) {
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  const int opened =
+      open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (opened >= 0) {
+    (void)fsync(opened);  // File systems that cannot do it need not.
+    close(opened);
+  }
+}
+
 absl::Status ErrnoStatus(const std::string& path) {
   return absl::UnavailableError(absl::StrCat(path, ": ", std::strerror(errno)));
 }
 
 }  // namespace
 
-AuditFile::AuditFile(std::string path, int64_t max_bytes, int max_files)
-    : path_(std::move(path)), max_bytes_(max_bytes), max_files_(max_files) {}
+AuditFile::AuditFile(const AuditConfig& config)
+    : path_(config.file),
+      max_bytes_(config.max_bytes),
+      max_files_(config.max_files),
+      sync_(config.sync) {}
 
 AuditFile::~AuditFile() {
   if (file_ >= 0) {
@@ -37,11 +51,10 @@ AuditFile::~AuditFile() {
   }
 }
 
-absl::StatusOr<std::unique_ptr<AuditFile>> AuditFile::Open(const std::string& path,
-                                                           int64_t max_bytes, int max_files) {
+absl::StatusOr<std::unique_ptr<AuditFile>> AuditFile::Open(const AuditConfig& config) {
   std::error_code ignored;  // The file cannot be opened then.
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), ignored);
-  std::unique_ptr<AuditFile> file(new AuditFile(path, max_bytes, max_files));
+  std::filesystem::create_directories(std::filesystem::path(config.file).parent_path(), ignored);
+  std::unique_ptr<AuditFile> file(new AuditFile(config));
   if (absl::Status status = file->OpenFile(); !status.ok()) {
     return status;
   }
@@ -64,6 +77,9 @@ absl::Status AuditFile::OpenFile() {
   file_ = opened;
   regular_ = S_ISREG(found.st_mode);
   size_ = regular_ ? found.st_size : 0;
+  if (sync_ && regular_) {
+    SyncFolderOf(path_);
+  }
   if (size_ == 0) {
     return absl::OkStatus();
   }
@@ -111,6 +127,23 @@ absl::Status AuditFile::SetAside() {
   return status;
 }
 
+// The system forgets what it could not bring to the disk, so a sync that failed is not tried again
+// alone: its lines are taken out, to be written anew.
+size_t AuditFile::WriteOut(std::string_view text) {
+  const size_t written = WriteAll(file_, text);
+  if (written < text.size()) {
+    error_ = std::strerror(errno);
+  }
+  if (sync_ && regular_ && written > 0 && fdatasync(file_) != 0) {
+    error_ = std::strerror(errno);
+    if (ftruncate(file_, size_) == 0) {
+      return 0;
+    }
+  }
+  size_ += static_cast<int64_t>(written);
+  return written;
+}
+
 size_t AuditFile::Append(const std::vector<std::string>& lines) {
   size_t done = 0;
   while (done < lines.size()) {
@@ -131,12 +164,8 @@ size_t AuditFile::Append(const std::vector<std::string>& lines) {
       absl::StrAppend(&text, lines[i], "\n");
       ends.push_back(end);
     }
-    const size_t written = begun_ + WriteAll(file_, std::string_view(text).substr(begun_));
+    const size_t written = begun_ + WriteOut(std::string_view(text).substr(begun_));
     const bool all = written == text.size();
-    if (!all) {
-      error_ = std::strerror(errno);
-    }
-    size_ += static_cast<int64_t>(written - begun_);
     const auto whole =
         static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), written) - ends.begin());
     begun_ = written - (whole == 0 ? 0 : ends[whole - 1]);

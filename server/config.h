@@ -39,7 +39,7 @@
 //     host
 //       {certificate: w.crt, key: w.key, ca: ca.crt, refresh: 10s}
 //                                  # or {plaintext: true}: on a network that nobody else is on
-//   audit: {file: audit.jsonl, max_bytes: 67108864, max_files: 8, max_delay: 2s}
+//   audit: {file: audit.jsonl, max_bytes: 67108864, max_files: 8, max_delay: 2s, sync: false}
 //   store: {directory: store, max_bytes: 268435456, max_age: 5m, max_wait: 1s}  # of detached
 //                                # generations
 //   black_box: {directory: black-boxes, max_files: 64, max_bytes: 67108864}  # of workers that died
@@ -160,6 +160,9 @@ struct AuditConfig {
   int max_files = 8;             // ... and so many of those are kept.
   // Nothing new is taken while a line waits for the disk for longer than this.
   absl::Duration max_delay = absl::Seconds(2);
+  // A line counts as written once the disk has it, not the system: a power failure loses none
+  // that does. Costs a sync for all lines that came during the one before.
+  bool sync = false;
 };
 
 struct StoreConfig {

@@ -11,6 +11,7 @@ AuditConfig ReadAudit(MapReader reader, const std::string& directory) {
   audit.max_files = static_cast<int>(reader.Integer("max_files", audit.max_files, 1, 1000));
   audit.max_delay =
       reader.Duration("max_delay", audit.max_delay, absl::Milliseconds(10), absl::Hours(1));
+  audit.sync = reader.Boolean("sync", audit.sync);
   reader.Finish();
   return audit;
 }

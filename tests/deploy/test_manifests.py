@@ -171,6 +171,7 @@ def test_the_front_end_keeps_its_store_on_a_volume(source):
     assert not mount.get("readOnly")
     for path in (config["store"]["directory"], config["audit"]["file"]):
         assert path.startswith(mount["mountPath"] + "/")
+    assert config["audit"].get("sync", False) == (source == "chart:full")
     [volume] = [volume for volume in pod["spec"]["volumes"] if volume["name"] == mount["name"]]
     claims = {thing["metadata"]["name"]: thing for thing in of_kind(everything, "PersistentVolumeClaim")}
     if source == "chart:cpu":

@@ -209,7 +209,7 @@ security:
   tokens: tokens.yaml
 limits: {max_queue_work: 10m, requests_per_second: 2.5, burst: 7, max_streams: 9,
          max_connection_age: 5m}
-audit: {file: audit.jsonl, max_bytes: 4096, max_files: 3, max_delay: 500ms}
+audit: {file: audit.jsonl, max_bytes: 4096, max_files: 3, max_delay: 500ms, sync: true}
 store: {directory: store, max_bytes: 2097152, max_age: 1h, max_wait: 3s}
 )");
   ASSERT_TRUE(config.ok()) << config.status();
@@ -231,6 +231,7 @@ store: {directory: store, max_bytes: 2097152, max_age: 1h, max_wait: 3s}
   EXPECT_EQ(config->store.max_bytes, 2 << 20);
   EXPECT_EQ(config->store.max_age, absl::Hours(1));
   EXPECT_EQ(config->audit.max_delay, absl::Milliseconds(500));
+  EXPECT_TRUE(config->audit.sync);
   EXPECT_EQ(config->store.max_wait, absl::Seconds(3));
 }
 

@@ -39,7 +39,7 @@ security:
 {{- end }}
 {{- with .Values.frontend.state }}
 store: {directory: /var/lib/patchflow/store, max_bytes: {{ int64 .storeBytes }}, max_age: {{ int64 .storeAgeSeconds }}s}
-audit: {file: /var/lib/patchflow/audit.jsonl, max_bytes: {{ int64 .auditBytes }}}
+audit: {file: /var/lib/patchflow/audit.jsonl, max_bytes: {{ int64 .auditBytes }}{{ if .auditSync }}, sync: true{{ end }}}
 {{- end }}
 {{- with .Values.frontend.limits }}
 limits: {{- toYaml . | nindent 2 }}
