@@ -50,6 +50,7 @@ GroupMetrics::GroupMetrics(prometheus::Registry& registry, const std::string& na
   }
   nccl_errors_ = counter("patchflow_nccl_errors_total",
                          "Errors of NCCL, and operations that it did not end in time.");
+  gpu_oom_ = counter("patchflow_gpu_oom_total", "Jobs that did not fit into its devices' memory.");
   load_time_ = gauge("patchflow_model_load_seconds", "From its worker's start to ready.");
   warmup_time_ = gauge("patchflow_warmup_seconds", "Of that, warm-up.");
 }

@@ -24,6 +24,8 @@ class GroupMetrics {
 
   // Takes over what the group says now. Its counts never fall.
   void Set(const Group& group, bool draining);
+  // Jobs that ended with GPU_OUT_OF_MEMORY: for any thread.
+  prometheus::Counter& gpu_oom() const { return *gpu_oom_; }
 
  private:
   std::map<std::string, prometheus::Gauge*> state_;  // One of them is 1.
@@ -31,6 +33,7 @@ class GroupMetrics {
   std::map<LossKind, prometheus::Counter*> losses_;
   std::map<std::string, prometheus::Counter*> watchdog_trips_;
   prometheus::Counter* nccl_errors_;
+  prometheus::Counter* gpu_oom_;
   prometheus::Gauge* load_time_;
   prometheus::Gauge* warmup_time_;
 };

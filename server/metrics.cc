@@ -146,6 +146,8 @@ Metrics::Metrics(const std::vector<std::string>& models, const std::vector<std::
   audit_lost_ = &counter("patchflow_audit_lost_lines_total",
                          "Lines that the audit log could not take; it tells their number.")
                      ->Add({});
+  audit_delay_ =
+      &gauge("patchflow_audit_delay_seconds", "How long a line has waited for the disk.")->Add({});
   audit_behind_ = &gauge("patchflow_audit_behind",
                          "1 while requests are refused because the audit log can't be written.")
                        ->Add({});
@@ -237,6 +239,8 @@ void Metrics::AddModel(const std::string& name) {
   m.estimated_wait = gauge("patchflow_estimated_wait_seconds", "For a request that comes now.");
   m.running = gauge("patchflow_requests_running", "Requests that a group works on.");
   m.images = counter("patchflow_images_total", "Images made.");
+  m.last_image = gauge("patchflow_last_image_timestamp_seconds",
+                       "When the last image was made, since the Unix epoch; 0: none yet.");
   m.pixels = counter("patchflow_image_pixels_total", "Pixels of images made.");
   m.steps = counter("patchflow_denoise_steps_total", "Denoising steps of images made.");
   m.reruns = counter("patchflow_reruns_total", "Runs begun again after a worker was lost.");
@@ -292,6 +296,15 @@ void Metrics::AddHistograms(const std::string& name, ModelMetrics& m) {
   }
 }
 
+const ModelMetrics& Metrics::model_of(const std::string& name, const std::string& group) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto [found, is_new] = of_groups_.try_emplace({name, group}, models_.at(name));
+  if (is_new) {
+    found->second.gpu_oom = &groups_.at(group).gpu_oom();
+  }
+  return found->second;
+}
+
 std::string Metrics::Known(const std::string& model) const {
   return models_.count(model) != 0 ? model : "none";
 }
@@ -299,6 +312,7 @@ std::string Metrics::Known(const std::string& model) const {
 void ModelMetrics::ObserveImage(const v1::EffectiveParams& params,
                                 const worker::v1::ImageDone& done) const {
   images->Increment();
+  last_image->SetToCurrentTime();
   pixels->Increment(static_cast<double>(params.width()) * params.height());
   steps->Increment(params.steps());
   for (const auto& timing : done.timings()) {
@@ -318,6 +332,9 @@ void ModelMetrics::ObserveJobFailure(const absl::Status& status) const {
   auto found = job_failures.find(why.empty() ? reason::kEngineFailed : why);
   if (found != job_failures.end()) {
     found->second->Increment();
+  }
+  if (gpu_oom != nullptr && why == reason::kGpuOutOfMemory) {
+    gpu_oom->Increment();
   }
 }
 
@@ -374,9 +391,10 @@ void Metrics::SetStore(int64_t generations, int64_t bytes, int64_t failures) {
   store_failures_->Increment(static_cast<double>(failures) - store_failures_->Value());
 }
 
-void Metrics::SetAudit(int64_t waiting, int64_t lost, bool behind) {
+void Metrics::SetAudit(int64_t waiting, int64_t lost, absl::Duration delay, bool behind) {
   audit_waiting_->Set(static_cast<double>(waiting));
   audit_lost_->Increment(static_cast<double>(lost) - audit_lost_->Value());
+  audit_delay_->Set(absl::ToDoubleSeconds(delay));
   audit_behind_->Set(behind ? 1 : 0);
 }
 

@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -45,6 +46,8 @@ struct ModelMetrics {
   prometheus::Counter* reruns;
   std::map<std::string, prometheus::Counter*> cancellations;  // By ErrorInfo reason.
   std::map<std::string, prometheus::Counter*> job_failures;   // By ErrorInfo reason.
+  prometheus::Counter* gpu_oom = nullptr;                     // Of a group: see model_of().
+  prometheus::Gauge* last_image;
   prometheus::Histogram* admission_time;
   prometheus::Histogram* send_time;
   prometheus::Histogram* first_preview;
@@ -92,6 +95,8 @@ class Metrics {
   Metrics(const std::vector<std::string>& models, const std::vector<std::string>& groups);
 
   ModelMetrics& model(const std::string& name) { return models_.at(name); }
+  // The same series, and besides those that tell the model's groups apart. Lives as long as this.
+  const ModelMetrics& model_of(const std::string& name, const std::string& group);
   // "tls", "tokens".
   SecurityMetrics& security(const std::string& what) { return security_.at(what); }
   GroupMetrics& group(const std::string& name) { return groups_.at(name); }
@@ -117,7 +122,7 @@ class Metrics {
   prometheus::Gauge& results_kept() { return *results_kept_; }
   prometheus::Gauge& results_kept_bytes() { return *results_kept_bytes_; }
   void SetStore(int64_t generations, int64_t bytes, int64_t failures);
-  void SetAudit(int64_t waiting, int64_t lost, bool behind);
+  void SetAudit(int64_t waiting, int64_t lost, absl::Duration delay, bool behind);
   RankMetrics& ranks() { return ranks_; }
 
   // The text for Prometheus. `refresh` is called first: it sets the gauges that are read from
@@ -133,6 +138,8 @@ class Metrics {
   prometheus::Registry registry_;
   std::map<std::string, ModelMetrics> models_;
   std::map<std::string, GroupMetrics> groups_;
+  std::mutex mutex_;
+  std::map<std::pair<std::string, std::string>, ModelMetrics> of_groups_;  // (model, group)
   std::map<std::string, SecurityMetrics> security_;
   TracingMetrics tracing_;
   ProcessMetrics process_;
@@ -153,6 +160,7 @@ class Metrics {
   prometheus::Counter* store_failures_;
   prometheus::Gauge* audit_waiting_;
   prometheus::Counter* audit_lost_;
+  prometheus::Gauge* audit_delay_;
   prometheus::Gauge* audit_behind_;
   prometheus::Counter* slow_clients_;
 };

@@ -109,7 +109,8 @@ void Server::SetMakers(const Supervisor::Options& options) {
   makers.dispatcher = [this](Group& group) {
     ServedModel& model = ModelOf(group);
     return std::make_unique<Dispatcher>(
-        Dispatcher::Parts{group, model.queue(), model.costs(), parts_->registry, model.metrics()});
+        Dispatcher::Parts{group, model.queue(), model.costs(), parts_->registry,
+                          parts_->metrics.model_of(model.name(), group.config().name)});
   };
   parts_->fleet.SetMakers(std::move(makers));
 }

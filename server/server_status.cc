@@ -79,7 +79,7 @@ void Server::RefreshMetrics() {
     parts_->metrics.SetStore(figures.generations, figures.bytes, figures.failures);
   }
   const AuditLog::Figures audit = parts_->audit->figures();
-  parts_->metrics.SetAudit(audit.waiting, audit.lost, audit.behind);
+  parts_->metrics.SetAudit(audit.waiting, audit.lost, audit.delay, audit.behind);
   for (const auto& [name, model] : parts_->models) {
     const ModelMetrics& metrics = model->metrics();
     metrics.ready->Set(model->ready() ? 1 : 0);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "server/errors.h"
 
 namespace patchflow {
@@ -147,6 +148,8 @@ TEST_F(MetricsTest, HasTheFamiliesThatDashboardsNeed) {
                            "worker_losses_total",
                            "watchdog_trips_total",
                            "nccl_errors_total",
+                           "gpu_oom_total",
+                           "last_image_timestamp_seconds",
                            "worker_build_info",
                            "job_failures_total",
                            "communication_bytes_total",
@@ -269,6 +272,38 @@ TEST_F(MetricsTest, CountsAFailedJobByItsReason) {
   model.ObserveJobFailure(MakeError(absl::StatusCode::kInternal, reason::kNonFiniteOutput, ""));
   EXPECT_EQ(model.job_failures.at(reason::kEngineFailed)->Value(), 1);
   EXPECT_EQ(model.job_failures.at(reason::kNonFiniteOutput)->Value(), 1);
+}
+
+TEST_F(MetricsTest, TellsApartTheGroupsThatRanOutOfMemory) {
+  Metrics metrics({"shapes"}, {"a", "b"});
+  const absl::Status full =
+      MakeError(absl::StatusCode::kResourceExhausted, reason::kGpuOutOfMemory, "");
+  metrics.model_of("shapes", "b").ObserveJobFailure(full);
+  metrics.model_of("shapes", "b").ObserveJobFailure(full);
+  metrics.model_of("shapes", "a").ObserveJobFailure(absl::UnavailableError("Socket closed"));
+  const auto samples = Parse(metrics.Text([] {})).samples;
+  EXPECT_EQ(samples.at(R"(patchflow_gpu_oom_total{group="a"})"), 0);
+  EXPECT_EQ(samples.at(R"(patchflow_gpu_oom_total{group="b"})"), 2);
+  EXPECT_EQ(
+      samples.at(R"(patchflow_job_failures_total{model="shapes",reason="gpu_out_of_memory"})"), 2);
+}
+
+TEST_F(MetricsTest, TellsWhenTheLastImageWasMade) {
+  const std::string name = R"(patchflow_last_image_timestamp_seconds{model="shapes"})";
+  EXPECT_EQ(Scrape().samples.at(name), 0) << "none yet";
+  const auto before = static_cast<double>(absl::ToUnixSeconds(absl::Now()));
+  metrics_.model("shapes").ObserveImage(v1::EffectiveParams(), worker::v1::ImageDone());
+  EXPECT_GE(Scrape().samples.at(name), before);
+}
+
+TEST_F(MetricsTest, TellsWhatTheAuditLogWaitsFor) {
+  metrics_.SetAudit(3, 2, absl::Milliseconds(2500), true);
+  metrics_.SetAudit(4, 5, absl::Milliseconds(3500), true);
+  const auto samples = Scrape().samples;
+  EXPECT_EQ(samples.at("patchflow_audit_waiting_lines"), 4);
+  EXPECT_EQ(samples.at("patchflow_audit_lost_lines_total"), 5);
+  EXPECT_EQ(samples.at("patchflow_audit_delay_seconds"), 3.5);
+  EXPECT_EQ(samples.at("patchflow_audit_behind"), 1);
 }
 
 TEST_F(MetricsTest, TellsOfTheProcess) {
