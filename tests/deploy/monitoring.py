@@ -167,9 +167,13 @@ class Site:
         with contextlib.ExitStack() as stack:
             self.groups = [RemoteGroup("a"), RemoteGroup("b")]
             stack.callback(lambda: [group.kill() for group in self.groups])
-            self.server = stack.enter_context(
-                harness.Server(self.groups, {"limits": {"max_queue": 4}, "supervision": {"back_off": "10ms"}})
-            )
+            extra = {
+                "limits": {"max_queue": 4},
+                "supervision": {"back_off": "10ms"},
+                "store": {"directory": "store"},
+                "audit": {"file": "audit.jsonl"},
+            }
+            self.server = stack.enter_context(harness.Server(self.groups, extra))
             self.server.wait_ready()
             self.prometheus = Prometheus([self.server.metrics_address])
             stack.callback(self.prometheus.close)

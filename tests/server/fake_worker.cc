@@ -212,6 +212,10 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       rank->set_communication_bytes(static_cast<uint64_t>(steps_) * 1000);
       rank->set_step(busy_ ? steps_.load() : -1);
       rank->set_device("fake");
+      auto* waited = rank->add_communication_times();
+      waited->set_operation("p2p");
+      waited->set_calls(steps_);
+      *waited->mutable_time() = ToProto(absl::Microseconds(100) * steps_.load());
     }
     return beat;
   }
