@@ -120,7 +120,7 @@ GroupConfig ReadGroup(MapReader reader, const std::string& directory) {
                                       "' is not 1 to 64 of letters, digits, '.', '_', '-'"));
   }
   group.device = reader.OneOf("device", "auto", {"auto", "cuda", "cpu"});
-  group.dtype = reader.OneOf("dtype", "auto", {"auto", "float32", "bfloat16", "float16"});
+  group.dtype = reader.OneOf("dtype", "auto", {"auto", "float32", "bfloat16", "float16", "float8"});
   ReadRanks(reader, group);
   group.threads = static_cast<int>(reader.Integer("threads", 0, 0, 1024));
   group.default_guidance = reader.Number("default_guidance", 0, 1, 100);

@@ -12,9 +12,9 @@
 namespace patchflow {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, at::ScalarType>, 3> kTypes = {
+constexpr std::array<std::pair<std::string_view, at::ScalarType>, 4> kTypes = {
     std::pair{"float32", at::kFloat}, std::pair{"bfloat16", at::kBFloat16},
-    std::pair{"float16", at::kHalf}};
+    std::pair{"float16", at::kHalf}, std::pair{"float8", at::kFloat8_e4m3fn}};
 
 absl::StatusOr<bool> UseGpus(std::string_view device, int ranks, int first_gpu) {
   if (device == "cpu") return false;
@@ -36,7 +36,7 @@ absl::StatusOr<at::ScalarType> ChooseType(std::string_view dtype, bool gpus) {
                                    [&](const auto& type) { return type.first == dtype; });
   if (known == kTypes.end()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "--dtype: '", std::string(dtype), "' is none of auto, float32, bfloat16, float16"));
+        "--dtype: '", std::string(dtype), "' is none of auto, float32, bfloat16, float16, float8"));
   }
   if (!gpus && known->second != at::kFloat) {
     return absl::InvalidArgumentError(

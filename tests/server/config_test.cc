@@ -85,6 +85,18 @@ worker_binary: bin/worker
   EXPECT_TRUE(config->log.prompts);
 }
 
+TEST(ConfigTest, KnowsEveryDtypeAndNoOther) {
+  for (const char* dtype : {"auto", "float32", "bfloat16", "float16", "float8"}) {
+    const auto config =
+        Parse(std::string("groups: [{model: models/shapes, dtype: ") + dtype + "}]");
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(config->groups[0].dtype, dtype);
+  }
+  EXPECT_THAT(Faults("groups: [{model: models/shapes, dtype: float4}]"),
+              HasSubstr("groups[0].dtype: 'float4' is none of auto, float32, bfloat16, float16, "
+                        "float8"));
+}
+
 TEST(ConfigTest, GivesEachStageItsBlocks) {
   auto config = Parse("groups: [{model: models/shapes, layout: {pipefusion: 2, blocks: [3, 5]}}]");
   ASSERT_TRUE(config.ok()) << config.status();
