@@ -9,6 +9,8 @@ namespace {
 constexpr int kTimesMany = 10;
 constexpr size_t kRemembered = 31;
 constexpr size_t kShapes = 4096;
+constexpr int kKeptTimesShorter = 100;
+constexpr int kKeptPerForgotten = 1000;
 
 }  // namespace
 
@@ -29,6 +31,16 @@ void LearnedLimit::Record(absl::Duration took) {
   if (last_.size() > kRemembered) last_.pop_front();
 }
 
+void LearnedLimit::RecordUnlessKept(absl::Duration took) {
+  const auto longest = std::max_element(last_.begin(), last_.end());
+  if (longest == last_.end() || kKeptTimesShorter * took >= *longest) {
+    Record(took);
+  } else if (++kept_ == kKeptPerForgotten) {
+    kept_ = 0;
+    last_.pop_front();
+  }
+}
+
 PhaseLimits::Key PhaseLimits::KeyOf(const ImageRequest& request, Phase phase) {
   return {request.width_px, request.height_px, request.guidance_scale == 1, phase};
 }
@@ -44,7 +56,12 @@ absl::Duration PhaseLimits::Limit(const ImageRequest& request, Phase phase) cons
 void PhaseLimits::Record(const ImageRequest& request, Phase phase, absl::Duration longest_pause) {
   const std::lock_guard lock(mutex_);
   if (pauses_.size() >= kShapes) pauses_.clear();
-  pauses_[KeyOf(request, phase)].Record(longest_pause);
+  LearnedLimit& limit = pauses_[KeyOf(request, phase)];
+  if (phase == Phase::kText) {
+    limit.RecordUnlessKept(longest_pause);
+  } else {
+    limit.Record(longest_pause);
+  }
 }
 
 }  // namespace patchflow

@@ -20,14 +20,20 @@ class LearnedLimit {
   // Ten times the longest of the last ones instead of their median.
   absl::Duration LongestLimit(absl::Duration first_run, absl::Duration least) const;
   void Record(absl::Duration took);
+  // Of what mostly takes no time because its result was kept: what took less than a hundredth of
+  // the longest is not remembered. Every thousandth of them lets the oldest one be forgotten, so
+  // that one that was far too long is not remembered for ever.
+  void RecordUnlessKept(absl::Duration took);
 
  private:
   std::deque<absl::Duration> last_;
+  int kept_ = 0;  // Since the last one was forgotten for them.
 };
 
 // A limit for each phase of each shape (size, branches), learned from the longest pauses between
-// two signs of progress. Text takes no time when its embedding was kept, so there the longest pause
-// counts instead of the median. Thread-safe.
+// two signs of progress. Text takes no time when its embedding was kept or made ahead: those do not
+// count, and as one that was half made ahead does, the longest pause counts instead of the median.
+// Thread-safe.
 class PhaseLimits {
  public:
   explicit PhaseLimits(absl::Duration first_run, absl::Duration least = absl::Seconds(10))

@@ -45,8 +45,33 @@ TEST(PhaseLimitsTest, ALongPauseIsGrantedTenMedians) {
 TEST(PhaseLimitsTest, TextIsJudgedByTheTimeThatItTookWhenItWasNotKept) {
   PhaseLimits limits(absl::Seconds(120));
   limits.Record(Square(256), Phase::kText, absl::Seconds(8));
-  for (int i = 0; i < 10; ++i) limits.Record(Square(256), Phase::kText, absl::ZeroDuration());
+  for (int i = 0; i < 900; ++i) limits.Record(Square(256), Phase::kText, absl::Milliseconds(1));
   EXPECT_EQ(limits.Limit(Square(256), Phase::kText), absl::Seconds(80));
+}
+
+TEST(PhaseLimitsTest, TextsThatWereKeptDoNotStandForOnesThatWereNot) {
+  PhaseLimits limits(absl::Seconds(120));
+  limits.Record(Square(256), Phase::kText, absl::Milliseconds(1));
+  limits.Record(Square(256), Phase::kText, absl::Seconds(8));
+  limits.Record(Square(256), Phase::kText, absl::Seconds(2));
+  for (int i = 0; i < 999; ++i) limits.Record(Square(256), Phase::kText, absl::Milliseconds(1));
+  EXPECT_EQ(limits.Limit(Square(256), Phase::kText), absl::Seconds(80));
+}
+
+TEST(PhaseLimitsTest, ATextThatTookFarTooLongIsForgotten) {
+  PhaseLimits limits(absl::Seconds(120));
+  limits.Record(Square(256), Phase::kText, absl::Seconds(100));
+  for (int i = 0; i < 1000; ++i) limits.Record(Square(256), Phase::kText, absl::Milliseconds(500));
+  EXPECT_EQ(limits.Limit(Square(256), Phase::kText), absl::Seconds(120)) << "nothing is known";
+  limits.Record(Square(256), Phase::kText, absl::Milliseconds(500));
+  EXPECT_EQ(limits.Limit(Square(256), Phase::kText), absl::Seconds(10));
+}
+
+TEST(PhaseLimitsTest, EncodingsThatTakeOtherTimesAreForgottenOneForOne) {
+  PhaseLimits limits(absl::Seconds(120));
+  limits.Record(Square(256), Phase::kText, absl::Seconds(8));
+  for (int i = 0; i < 31; ++i) limits.Record(Square(256), Phase::kText, absl::Seconds(2));
+  EXPECT_EQ(limits.Limit(Square(256), Phase::kText), absl::Seconds(20));
 }
 
 }  // namespace
