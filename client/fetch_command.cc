@@ -6,6 +6,7 @@
 #include "client/connection.h"
 #include "client/display_options.h"
 #include "client/receive.h"
+#include "client/shared_options.h"
 
 namespace patchflow {
 namespace {
@@ -47,9 +48,7 @@ void AddFetchCommand(CLI::App& app, Session& session) {
   const auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("fetch", "Get the images of a generation, live or finished");
-  command->add_option("request_id", options->request_id, "Name of the request")
-      ->type_name("REQUEST_ID")
-      ->required();
+  AddRequestIdOption(*command, options->request_id);
   AddDisplayOptions(*command, options->display, "image-{seed}.{ext}");
   AddConnectionOptions(*command, options->connection, "10m");
   command->callback([options, &session] {

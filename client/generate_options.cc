@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "client/shared_options.h"
 #include "client/text_file.h"
 
 namespace patchflow {
@@ -51,12 +52,6 @@ std::string RandomRequestId() {
 }
 
 void AddGenerateOptions(CLI::App& command, GenerateOptions& options) {
-  const std::map<std::string, v1::ImageFormat> formats = {{"png", v1::IMAGE_FORMAT_PNG},
-                                                          {"jpeg", v1::IMAGE_FORMAT_JPEG},
-                                                          {"webp", v1::IMAGE_FORMAT_WEBP},
-                                                          {"raw", v1::IMAGE_FORMAT_RAW_RGB8}};
-  const std::map<std::string, v1::Priority> priorities = {
-      {"low", v1::PRIORITY_LOW}, {"normal", v1::PRIORITY_NORMAL}, {"high", v1::PRIORITY_HIGH}};
   const std::map<std::string, v1::DisconnectPolicy> policies = {
       {"cancel", v1::DISCONNECT_POLICY_CANCEL}, {"detach", v1::DISCONNECT_POLICY_DETACH}};
   command.add_option("prompt", options.prompt, "What to draw")->type_name("PROMPT");
@@ -66,8 +61,7 @@ void AddGenerateOptions(CLI::App& command, GenerateOptions& options) {
       ->type_name("FILE");
 
   const std::string image = "Image (what is not given is the model's default)";
-  command.add_option("-m,--model", options.model, "Name of the model; needed if there are several")
-      ->group(image);
+  AddModelOption(command, options.model, image);
   command.add_option("--size", options.size, "Pixels, multiples of 16")
       ->type_name("WxH")
       ->group(image);
@@ -97,12 +91,8 @@ void AddGenerateOptions(CLI::App& command, GenerateOptions& options) {
       ->group(image);
 
   const std::string file = "File";
-  command
-      .add_option("--format", options.format,
-                  "png (the default), jpeg, webp or raw (rows of 8-bit RGB)")
-      ->transform(CLI::CheckedTransformer(formats, CLI::ignore_case).description(""))
-      ->type_name("FORMAT")
-      ->group(file);
+  AddFormatOption(command, options.format, file,
+                  "png (the default), jpeg, webp or raw (rows of 8-bit RGB)");
   command.add_option("--quality", options.quality, "1 to 100, for jpeg and webp")
       ->type_name("N")
       ->group(file);
@@ -112,10 +102,7 @@ void AddGenerateOptions(CLI::App& command, GenerateOptions& options) {
       ->group(file);
 
   const std::string treatment = "Treatment";
-  command.add_option("--priority", options.priority, "low, normal (the default) or high")
-      ->transform(CLI::CheckedTransformer(priorities, CLI::ignore_case).description(""))
-      ->type_name("CLASS")
-      ->group(treatment);
+  AddPriorityOption(command, options.priority, treatment);
   command
       .add_option("--on-disconnect", options.on_disconnect,
                   "What becomes of the work if this program goes away: cancel (the default), or "

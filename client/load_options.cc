@@ -1,7 +1,6 @@
 #include "client/load_options.h"
 
-#include <CLI/Validators.hpp>
-#include <map>
+#include "client/shared_options.h"
 
 namespace patchflow {
 namespace {
@@ -48,14 +47,7 @@ void AddLevels(CLI::App& command, LoadOptions& options) {
 
 void AddRequests(CLI::App& command, LoadOptions& options) {
   const std::string group = "Requests (what is not given is the model's default)";
-  const std::map<std::string, v1::ImageFormat> formats = {{"png", v1::IMAGE_FORMAT_PNG},
-                                                          {"jpeg", v1::IMAGE_FORMAT_JPEG},
-                                                          {"webp", v1::IMAGE_FORMAT_WEBP},
-                                                          {"raw", v1::IMAGE_FORMAT_RAW_RGB8}};
-  const std::map<std::string, v1::Priority> priorities = {
-      {"low", v1::PRIORITY_LOW}, {"normal", v1::PRIORITY_NORMAL}, {"high", v1::PRIORITY_HIGH}};
-  command.add_option("-m,--model", options.model, "Name of the model; needed if there are several")
-      ->group(group);
+  AddModelOption(command, options.model, group);
   command
       .add_option("--mix", options.mix,
                   "A size and a number of steps, in a share of WEIGHT (1) of all; again for more")
@@ -65,14 +57,8 @@ void AddRequests(CLI::App& command, LoadOptions& options) {
       ->type_name("N")
       ->capture_default_str()
       ->group(group);
-  command.add_option("--format", options.format, "png (the default), jpeg, webp or raw")
-      ->transform(CLI::CheckedTransformer(formats, CLI::ignore_case).description(""))
-      ->type_name("FORMAT")
-      ->group(group);
-  command.add_option("--priority", options.priority, "low, normal (the default) or high")
-      ->transform(CLI::CheckedTransformer(priorities, CLI::ignore_case).description(""))
-      ->type_name("CLASS")
-      ->group(group);
+  AddFormatOption(command, options.format, group, "png (the default), jpeg, webp or raw");
+  AddPriorityOption(command, options.priority, group);
   command.add_option("--prompts", options.prompts, "Take the prompts from the lines of this file")
       ->type_name("FILE")
       ->group(group);

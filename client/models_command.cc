@@ -53,23 +53,23 @@ void PrintTable(const std::vector<Row>& rows, std::ostream& out) {
   out << std::flush;
 }
 
-int Run(const Options& options, Session& session) {
-  auto connection = Connection::Open(options.connection);
-  if (!connection.ok())
-    return Fail(session.console, kExitUsage, std::string(connection.status().message()));
-  const auto response =
-      Call(*connection, session.interrupt, &v1::ImageGenerationService::Stub::ListModels,
-           v1::ListModelsRequest());
-  if (!response.ok()) return Fail(session.console, response.status());
-  if (options.json) {
-    session.console.out << JsonLine(MessageJson(*response)["models"]) << std::endl;
-    return kExitOk;
-  }
+void PrintModels(const v1::ListModelsResponse& response, std::ostream& out) {
   std::vector<Row> rows = {
       {"NAME", "READY", "SIZE", "SIDES", "STEPS", "GUIDANCE", "SCHEDULERS", "DEVICE", "LAYOUT"}};
-  for (const v1::Model& model : response->models()) rows.push_back(RowOf(model));
-  PrintTable(rows, session.console.out);
-  return kExitOk;
+  for (const v1::Model& model : response.models()) rows.push_back(RowOf(model));
+  PrintTable(rows, out);
+}
+
+int Run(const Options& options, Session& session) {
+  return RunCall(options.connection, session, &v1::ImageGenerationService::Stub::ListModels,
+                 v1::ListModelsRequest(), [&](const v1::ListModelsResponse& response) {
+                   if (options.json) {
+                     session.console.out << JsonLine(MessageJson(response)["models"]) << std::endl;
+                   } else {
+                     PrintModels(response, session.console.out);
+                   }
+                   return kExitOk;
+                 });
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "client/commands.h"
 #include "client/generation_result.h"
 #include "client/progress_view.h"
+#include "client/shared_options.h"
 #include "client/unary_call.h"
 
 namespace patchflow {
@@ -45,17 +46,15 @@ std::string Text(const v1::GetGenerationResponse& response) {
 }
 
 int Run(const Options& options, Session& session) {
-  auto connection = Connection::Open(options.connection);
-  if (!connection.ok())
-    return Fail(session.console, kExitUsage, std::string(connection.status().message()));
   v1::GetGenerationRequest request;
   request.set_request_id(options.request_id);
-  const auto response = Call(*connection, session.interrupt,
-                             &v1::ImageGenerationService::Stub::GetGeneration, request);
-  if (!response.ok()) return Fail(session.console, response.status());
-  session.console.out << (options.json ? JsonLine(MessageJson(*response)) : Text(*response))
-                      << std::endl;
-  return kExitOk;
+  return RunCall(options.connection, session, &v1::ImageGenerationService::Stub::GetGeneration,
+                 request, [&](const v1::GetGenerationResponse& response) {
+                   session.console.out
+                       << (options.json ? JsonLine(MessageJson(response)) : Text(response))
+                       << std::endl;
+                   return kExitOk;
+                 });
 }
 
 }  // namespace
@@ -63,9 +62,7 @@ int Run(const Options& options, Session& session) {
 void AddStatusCommand(CLI::App& app, Session& session) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("status", "Tell where a generation stands");
-  command->add_option("request_id", options->request_id, "Name of the request")
-      ->type_name("REQUEST_ID")
-      ->required();
+  AddRequestIdOption(*command, options->request_id);
   command->add_flag("--json", options->json, "Everything the server tells, as one JSON object");
   AddConnectionOptions(*command, options->connection, "10s");
   command->callback([options, &session] {

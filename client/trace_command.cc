@@ -8,6 +8,7 @@
 #include "client/chrome_trace.h"
 #include "client/commands.h"
 #include "client/output_path.h"
+#include "client/shared_options.h"
 #include "client/unary_call.h"
 
 namespace patchflow {
@@ -19,25 +20,25 @@ struct Options {
   std::string out = "-";
 };
 
-int Run(const Options& options, Session& session) {
-  auto connection = Connection::Open(options.connection);
-  if (!connection.ok())
-    return Fail(session.console, kExitUsage, std::string(connection.status().message()));
-  v1::GetGenerationTraceRequest request;
-  request.set_request_id(options.request_id);
-  const auto trace = Call(*connection, session.interrupt,
-                          &v1::ImageGenerationService::Stub::GetGenerationTrace, request);
-  if (!trace.ok()) return Fail(session.console, trace.status());
+int Write(const v1::GetGenerationTraceResponse& trace, const std::string& out, Session& session) {
   const std::string text = absl::StrCat(
-      ChromeTrace(*trace).dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace),
+      ChromeTrace(trace).dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace),
       "\n");
-  if (options.out == "-") {
+  if (out == "-") {
     session.console.out << text << std::flush;
     return kExitOk;
   }
-  if (const absl::Status written = WriteFile(options.out, text); !written.ok())
-    return Fail(session.console, written);
-  return kExitOk;
+  const absl::Status written = WriteFile(out, text);
+  return written.ok() ? kExitOk : Fail(session.console, written);
+}
+
+int Run(const Options& options, Session& session) {
+  v1::GetGenerationTraceRequest request;
+  request.set_request_id(options.request_id);
+  return RunCall(options.connection, session, &v1::ImageGenerationService::Stub::GetGenerationTrace,
+                 request, [&](const v1::GetGenerationTraceResponse& trace) {
+                   return Write(trace, options.out, session);
+                 });
 }
 
 }  // namespace
@@ -46,9 +47,7 @@ void AddTraceCommand(CLI::App& app, Session& session) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "trace", "Show where a generation's time went, for ui.perfetto.dev or chrome://tracing");
-  command->add_option("request_id", options->request_id, "Name of the request")
-      ->type_name("REQUEST_ID")
-      ->required();
+  AddRequestIdOption(*command, options->request_id);
   command->add_option("--out,-o", options->out, "Write the JSON here; - is the standard output")
       ->type_name("FILE")
       ->capture_default_str();

@@ -1,8 +1,11 @@
 // Calls with one answer.
 #pragma once
 
+#include <string>
+
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
+#include "client/commands.h"
 #include "client/connection.h"
 #include "client/interrupt.h"
 #include "client/server_error.h"
@@ -33,6 +36,20 @@ absl::StatusOr<Response> Call(const Connection& connection, Interrupt& interrupt
     if (!delay) return status;
     interrupt.WaitFor(*delay);
   }
+}
+
+// The whole run of a subcommand that is one such call: connects, calls, and hands the answer to
+// `show`, which returns the exit status. What fails before is told on the console.
+template <typename Request, typename Response, typename Show>
+int RunCall(const ConnectionOptions& options, Session& session,
+            grpc::Status (v1::ImageGenerationService::Stub::*method)(grpc::ClientContext*,
+                                                                     const Request&, Response*),
+            const Request& request, const Show& show) {
+  const auto connection = Connection::Open(options);
+  if (!connection.ok())
+    return Fail(session.console, kExitUsage, std::string(connection.status().message()));
+  const auto response = Call(*connection, session.interrupt, method, request);
+  return response.ok() ? show(*response) : Fail(session.console, response.status());
 }
 
 }  // namespace patchflow
