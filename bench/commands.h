@@ -24,6 +24,7 @@ struct CommonOptions {
 void AddGemmCommand(CLI::App& app, const CommonOptions& common);
 void AddAttentionCommand(CLI::App& app, const CommonOptions& common);
 void AddStepCommand(CLI::App& app, const CommonOptions& common);
+void AddPrecisionCommand(CLI::App& app, const CommonOptions& common);
 void AddTextCommand(CLI::App& app, const CommonOptions& common);
 void AddLinkCommand(CLI::App& app, const CommonOptions& common);
 void AddCpuCommand(CLI::App& app, const CommonOptions& common);

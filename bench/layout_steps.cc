@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <stdexcept>
 #include <utility>
 
@@ -138,12 +137,6 @@ ImageFigures LayoutSteps::Image(int64_t size_px, StepPhase phase, int steps) {
   const std::chrono::duration<double, std::milli> passed = std::chrono::steady_clock::now() - begin;
   image.ms = passed.count();
   return image;
-}
-
-double PsnrDb(const Tensor& actual, const Tensor& expected) {
-  const double range = (expected.max() - expected.min()).item<double>();
-  const double error = at::sub(actual, expected).to(at::kDouble).square().mean().item<double>();
-  return 20 * std::log10(range / std::sqrt(error));
 }
 
 }  // namespace patchflow

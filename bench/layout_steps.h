@@ -60,7 +60,4 @@ class LayoutSteps {
   std::unique_ptr<Transformer> transformer_;
 };
 
-// 20 log10 of the range of `expected` over the root of the mean square difference.
-double PsnrDb(const Tensor& actual, const Tensor& expected);
-
 }  // namespace patchflow

@@ -44,6 +44,7 @@ int main(int argc, char** argv) {
   patchflow::AddGemmCommand(app, common);
   patchflow::AddAttentionCommand(app, common);
   patchflow::AddStepCommand(app, common);
+  patchflow::AddPrecisionCommand(app, common);
   patchflow::AddTextCommand(app, common);
   patchflow::AddLinkCommand(app, common);
   patchflow::AddCpuCommand(app, common);

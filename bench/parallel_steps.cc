@@ -23,6 +23,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "bench/layout_steps.h"
+#include "bench/psnr.h"
 #include "bench/random_model.h"
 #include "bench/rank_threads.h"
 #include "bench/report.h"

@@ -60,6 +60,8 @@ def test_more_tokens_take_longer(tmp_path):
         ([], "subcommand"),
         (["step", "--sizes", "17"], "17"),
         (["step", "--model", "no/such/folder"], "no/such/folder"),
+        (["step", "--fp8", "--sizes", "64", "--blocks", "1"], "float8: CPUs compute in float32 alone"),
+        (["precision"], "CPUs compute in float32 alone"),
         (["--device", "tpu", "gemm"], "tpu"),
         (["--json", "/no/such/folder/file", "gemm"], "/no/such/folder/file"),
     ],
