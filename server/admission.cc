@@ -149,7 +149,8 @@ absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequ
   spec.ranks = std::max(1, draft.plan->ranks());
   spec.accepted.set_plan_digest(draft.plan->plan_digest());
   spec.accepted.set_server_instance(server_instance_);
-  spec.estimate = (*model)->costs().Expect(draft.plan->plan_digest(), *params);
+  spec.estimate = (*model)->costs().Expect(draft.plan->plan_digest(), *params,
+                                           std::max(1, draft.plan->batch_size()));
   v1::Cost& cost = *spec.accepted.mutable_cost();
   cost.set_steps(int64_t{params->steps()} * params->count());
   cost.set_pixels(int64_t{params->width()} * params->height() * params->count());
@@ -178,10 +179,10 @@ absl::Status Admission::CheckDeadline(ServedModel& model, const GenerationSpec& 
   }
   const absl::Duration left = absl::FromChrono(*deadline - Clock::now());
   const std::string& plan = spec.accepted.plan_digest();
-  auto best = model.costs().ExpectAtBest(plan, spec.params());
+  auto best = model.costs().ExpectAtBest(plan, spec.params(), model.BatchSizeOf(plan));
   absl::Duration needed;
   if (best.has_value()) {
-    needed = best->Run(spec.params()) + model.BestWait(plan, ahead);
+    needed = best->Run(spec.params()) + model.BestWait(plan, spec.params(), ahead);
   }
   if (left > needed) {
     return absl::OkStatus();

@@ -89,7 +89,15 @@ ordered_json ConfigurationOf(const GroupConfig& group) {
           {"device", group.device},   {"dtype", group.dtype},
           {"ranks", group.ranks},     {"layout", group.layout},
           {"threads", group.threads}, {"default_guidance", group.default_guidance},
-          {"warmup", group.warmup}};
+          {"warmup", group.warmup},   {"batch_size", group.batch_size}};
+}
+
+ordered_json IdsOf(const std::vector<std::shared_ptr<Generation>>& generations) {
+  ordered_json ids = ordered_json::array();
+  for (const auto& generation : generations) {
+    ids.push_back(generation->spec().request_id);
+  }
+  return ids;
 }
 
 ordered_json ProcessOf(WorkerProcess& process) {
@@ -123,10 +131,13 @@ ordered_json BoxOf(const Group& group, const BlackBoxes::Death& death, absl::Tim
                      {"load_seconds", absl::ToDoubleSeconds(FromProto(info->load_time()))}};
   }
   if (const std::string id = group.last_request_id(); !id.empty()) {
-    box["request"] = {{"id", id}, {"running", group.running() != nullptr}};
+    box["request"] = {{"id", id}, {"running", !group.running().empty()}};
   }
-  if (const auto tail = group.tail(); tail != nullptr) {
-    box["tail"] = {{"id", tail->spec().request_id}};
+  if (const auto running = group.running(); running.size() > 1) {
+    box["batch"] = IdsOf(running);
+  }
+  if (const auto tail = group.tail(); !tail.empty()) {
+    box["tail"] = IdsOf(tail);
   }
   if (death.since_beat >= absl::ZeroDuration()) {
     box["beat"] = BeatOf(group.last_beat(), death.since_beat);

@@ -94,7 +94,7 @@ CheckRow MemoryRow(const GroupConfig& group, const std::string& what, const Mode
   const bool wide = group.dtype == "float32" || (group.dtype == "auto" && gpus == nullptr);
   CheckRow row{what, CheckRow::kGood, ""};
   const auto of_rank = [&](int rank) {
-    return MemoryOfRank(shape, layout, rank, width_px, height_px, wide ? 4 : 2);
+    return MemoryOfRank(shape, layout, rank, width_px, height_px, wide ? 4 : 2, group.batch_size);
   };
   const auto room_of = [&](int rank) {
     return gpus != nullptr && static_cast<size_t>(rank) < gpus->gpus.size()

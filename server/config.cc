@@ -8,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "server/config_batching.h"
 #include "server/config_outputs.h"
 #include "server/config_reader.h"
 #include "server/config_values.h"
@@ -126,6 +127,7 @@ GroupConfig ReadGroup(MapReader reader, const std::string& directory) {
   group.default_guidance = reader.Number("default_guidance", 0, 1, 100);
   group.provenance_mark = reader.Boolean("provenance_mark", group.provenance_mark);
   group.warmup = ReadWarmUp(reader);
+  group.batch_size = ReadBatching(reader, group.members());
   group.layout = ReadLayout(reader.Map("layout"));
   reader.Finish();
   return group;

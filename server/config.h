@@ -23,6 +23,9 @@
 //       warmup: [1024x1024, 1024x512]  # WIDTHxHEIGHT, 16 at most: images made before it is ready,
 //                                  # so that their CUDA graphs are there; [] or left out: one of
 //                                  # the model's own size
+//       batching: false            # true: images of one shape, of several requests too, are made
+//                                  # in one pass over the network; not with several processes
+//       batch_size: 4              # images of a pass, 2 to 16. The pass takes as long with fewer
 //       provenance_mark: true      # images say, in XMP, that a model made them (IPTC's Digital
 //                                  # Source Type: trainedAlgorithmicMedia)
 //       workers: []                # address of a worker that is already running; it is then not
@@ -75,6 +78,7 @@ struct GroupConfig {
       layout;  // As patchflow-worker takes it: "pipefusion=2,patches=4"; empty for the defaults.
   // Sizes as "1024x512"; empty: as the worker thinks best.
   std::vector<std::string> warmup = {};
+  int batch_size = 1;  // Images that share a pass over the network; 1: each has its own.
   int threads = 0;
   double default_guidance = 0;       // 0: the worker's.
   bool provenance_mark = true;       // Images say that a model made them.

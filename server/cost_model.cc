@@ -25,7 +25,7 @@ CostModel::Shape CostModel::ShapeOf(const std::string& plan, const v1::Effective
 
 void CostModel::Record(const std::string& plan, const v1::EffectiveParams& params,
                        absl::Duration overhead, absl::Duration denoise) {
-  const Estimate sample{overhead, denoise / std::max(1, params.steps()), 1};
+  const Estimate sample{overhead, denoise / std::max(1, params.steps()), 1, 1};
   std::lock_guard<std::mutex> lock(mutex_);
   const Shape shape = ShapeOf(plan, params);
   if (learned_.size() >= kMaxShapes && learned_.count(shape) == 0) {
@@ -44,17 +44,20 @@ void CostModel::Record(const std::string& plan, const v1::EffectiveParams& param
 }
 
 std::optional<Estimate> CostModel::Expect(const std::string& plan,
-                                          const v1::EffectiveParams& params) const {
+                                          const v1::EffectiveParams& params, int batch_size) const {
   std::lock_guard<std::mutex> lock(mutex_);
   auto found = learned_.find(ShapeOf(plan, params));
   if (found == learned_.end()) {
     return std::nullopt;
   }
-  return found->second.average;
+  Estimate expected = found->second.average;
+  expected.batch_size = batch_size;
+  return expected;
 }
 
 std::optional<Estimate> CostModel::ExpectAtBest(const std::string& plan,
-                                                const v1::EffectiveParams& params) const {
+                                                const v1::EffectiveParams& params,
+                                                int batch_size) const {
   std::lock_guard<std::mutex> lock(mutex_);
   auto found = learned_.find(ShapeOf(plan, params));
   if (found == learned_.end() || found->second.average.samples < kMinSamples) {
@@ -67,7 +70,7 @@ std::optional<Estimate> CostModel::ExpectAtBest(const std::string& plan,
     steps.push_back(sample.step);
   }
   return Estimate{FastestTenth(std::move(overheads)), FastestTenth(std::move(steps)),
-                  found->second.average.samples};
+                  found->second.average.samples, batch_size};
 }
 
 }  // namespace patchflow

@@ -19,25 +19,31 @@ struct Estimate {
   absl::Duration overhead;
   absl::Duration step;
   int samples = 0;
+  int batch_size = 1;  // Images that share their steps.
 
-  absl::Duration Image(int steps) const { return overhead + steps * step; }
+  // A batch costs its steps once, however many images it has, and the rest of each of them.
+  absl::Duration Images(int images, int steps) const {
+    const int batches = (images + batch_size - 1) / batch_size;
+    return images * overhead + batches * (steps * step);
+  }
   absl::Duration Run(const v1::EffectiveParams& params) const {
-    return params.count() * Image(params.steps());
+    return Images(params.count(), params.steps());
   }
 };
 
-// A shape is plan, width, height and whether guidance runs two branches; time is linear in steps
-// and images. Thread-safe.
+// A shape is plan, and with it the batch size, width, height and whether guidance runs two
+// branches; time is linear in steps and images. Thread-safe.
 class CostModel {
  public:
   // One finished image.
   void Record(const std::string& plan, const v1::EffectiveParams& params, absl::Duration overhead,
               absl::Duration denoise);
-  // Moving averages; nothing while the shape is unknown.
-  std::optional<Estimate> Expect(const std::string& plan, const v1::EffectiveParams& params) const;
+  // Moving averages; nothing while the shape is unknown. `batch_size`: the plan's.
+  std::optional<Estimate> Expect(const std::string& plan, const v1::EffectiveParams& params,
+                                 int batch_size = 1) const;
   // The fastest tenth of the last 32 images; nothing below 5 samples.
-  std::optional<Estimate> ExpectAtBest(const std::string& plan,
-                                       const v1::EffectiveParams& params) const;
+  std::optional<Estimate> ExpectAtBest(const std::string& plan, const v1::EffectiveParams& params,
+                                       int batch_size = 1) const;
 
  private:
   using Shape = std::tuple<std::string, int, int, bool>;

@@ -1,5 +1,7 @@
 #include "server/dispatcher.h"
 
+#include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -46,49 +48,41 @@ std::string BeginRun(const Generation& generation, const Group& group) {
              : TraceparentOf(trace->BeginRun(group.config().name, generation.standing().attempt));
 }
 
-// A worker died at it before, maybe of it: it runs with no other beside it, so that none but the
-// one that kills its worker can come to the third loss.
-bool IsSuspect(const Generation& generation) { return generation.standing().attempt > 1; }
+absl::Status BusyError() {
+  return MakeError(absl::StatusCode::kResourceExhausted, reason::kWorkerBusy,
+                   "the worker took no job for too long");
+}
 
 }  // namespace
 
 Dispatcher::Dispatcher(Parts parts)
-    : parts_(parts), tails_([this] { RunTails(); }), thread_([this] { Run(); }) {}
+    : parts_(parts),
+      readers_(2 * parts.group.config().batch_size),  // A batch and its tail.
+      thread_([this] { Run(); }) {}
 
-Dispatcher::~Dispatcher() {
-  thread_.join();
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    ending_ = true;
-  }
-  changed_.notify_all();
-  tails_.join();
-}
+Dispatcher::~Dispatcher() { thread_.join(); }
 
 void Dispatcher::Run() {
+  const int rows = parts_.group.config().batch_size;
   while (auto worker = parts_.group.WaitServing()) {
-    auto generation = parts_.queue.Pop(worker->info->plan_digest(), kPopWait);
-    if (generation == nullptr) {
+    Batch batch = parts_.queue.PopBatch(worker->info->plan_digest(), rows, kPopWait);
+    if (batch.empty()) {
       if (MayRetire(*worker)) {
         break;
       }
       continue;
     }
-    if (IsSuspect(*generation)) {
+    if (batch.front()->suspect()) {
       AwaitTail();
     }
     if (!parts_.group.Serving(worker->epoch)) {
-      parts_.queue.PushAgain(std::move(generation));
+      for (auto& generation : batch) {
+        parts_.queue.PushAgain(std::move(generation));
+      }
       continue;
     }
-    if (!generation->Start()) {
-      continue;
-    }
-    if (generation->standing().attempt == 1) {
-      parts_.metrics.queue_wait.at(generation->spec().priority)
-          ->Observe(absl::ToDoubleSeconds(absl::FromChrono(Clock::now() - generation->created())));
-    }
-    RunGeneration(*worker, generation);
+    std::erase_if(batch, [this](const auto& generation) { return !Start(*generation); });
+    RunBatch(*worker, std::move(batch));
   }
   AwaitTail();
 }
@@ -100,126 +94,146 @@ bool Dispatcher::MayRetire(const Incarnation& worker) {
   }
   AwaitTail();
   if (parts_.queue.SizeOf(plan) > 0) {
-    return false;  // The tail's worker was lost, and its generation is queued again.
+    return false;  // The tail's worker was lost, and its generations are queued again.
   }
   parts_.group.SetDrained();
   return true;
 }
 
-void Dispatcher::RunGeneration(const Incarnation& worker,
-                               const std::shared_ptr<Generation>& generation) {
-  absl::Duration pause = absl::Milliseconds(1);
-  const auto busy_until = Clock::now() + ToClock(kMaxBusy);
-  while (!generation->ended()) {
-    auto run = RunJob(worker, generation);
-    if (run.job != nullptr) {
-      BeginTail(worker, std::move(run.job));
-      return;
-    }
-    if (generation->ended() || (run.status.ok() && !parts_.group.stopped())) {
-      continue;
-    }
-    const Verdict verdict = Judge(run.status);
-    if (verdict == Verdict::kBusy && Clock::now() < busy_until &&
-        parts_.group.Serving(worker.epoch)) {
-      std::this_thread::sleep_for(ToClock(pause));
-      pause = std::min(2 * pause, absl::Milliseconds(20));
-      continue;
-    }
-    Settle(worker, generation, run.status);
-    break;
-  }
-  parts_.group.SetIdle();
-  CountIfCompleted(*generation);
-}
-
-Dispatcher::Outcome Dispatcher::RunJob(const Incarnation& worker,
-                                       const std::shared_ptr<Generation>& generation) {
-  worker::v1::ExecuteRequest request =
-      MakeExecuteRequest(*generation, parts_.group.config().provenance_mark);
-  request.set_traceparent(BeginRun(*generation, parts_.group));
-  auto job =
-      std::make_unique<JobRun>(*worker.client, request, generation, parts_.costs, parts_.metrics);
-  parts_.group.SetRunning(worker.epoch, generation, job->abort());
-  bool hinted = worker.info->group_ranks() != 1;  // Several share the text encoder.
-  const auto note = [&](const worker::v1::ExecuteResponse& event) {
-    parts_.group.NoteEvent();
-    hinted = hinted || (event.step().phase() == worker::v1::JOB_PHASE_DENOISE && HintNext(worker));
-  };
-  while (job->Read(note)) {
-    if (job->asks_for_all() && !IsSuspect(*generation)) {
-      return {.job = std::move(job), .status = absl::OkStatus()};
-    }
-  }
-  return {.job = nullptr, .status = job->Finish()};
-}
-
-bool Dispatcher::HintNext(const Incarnation& worker) {
-  const auto next = parts_.queue.Peek(worker.info->plan_digest());
-  if (next == nullptr) {
+bool Dispatcher::Start(Generation& generation) {
+  if (!generation.Start()) {
     return false;
   }
-  worker::v1::PrepareRequest hint;
-  hint.add_texts(next->spec().prompt);
-  if (next->spec().params().guidance_scale() != 1) {
-    hint.add_texts(next->spec().negative_prompt);
+  if (!generation.suspect()) {
+    parts_.metrics.queue_wait.at(generation.spec().priority)
+        ->Observe(absl::ToDoubleSeconds(absl::FromChrono(Clock::now() - generation.created())));
   }
-  worker.client->Prepare(hint);
   return true;
 }
 
-void Dispatcher::BeginTail(const Incarnation& worker, std::unique_ptr<JobRun> job) {
+void Dispatcher::RunBatch(const Incarnation& worker, Batch batch) {
+  absl::Duration pause = absl::Milliseconds(1);
+  const auto busy_until = Clock::now() + ToClock(kMaxBusy);
+  const auto give_back = [this](const std::shared_ptr<Generation>& generation) {
+    parts_.group.SetEnded(*generation);
+    generation->PutBack();
+    QueueAgain(generation);
+  };
+  while (!batch.empty()) {
+    const bool alone = batch.size() == 1;
+    const std::shared_ptr<SharedRun> run = Ask(worker, batch);
+    const SharedRun::Rest rest = run->AwaitRanks(give_back);
+    CountPasses(rest.images_taken);
+    if (run->HasTails()) {
+      for (const auto& generation : rest.generations) {
+        parts_.group.SetEnded(*generation);
+      }
+      BeginTail(run);
+    }
+    const bool go_on =
+        !parts_.group.stopped() &&
+        (!rest.all_busy || (Clock::now() < busy_until && parts_.group.Serving(worker.epoch)));
+    batch.clear();
+    for (const auto& generation : rest.generations) {
+      if (go_on && !generation->ended()) {
+        batch.push_back(generation);
+      } else {
+        EndRun(worker, generation, rest.all_busy ? BusyError() : absl::OkStatus(), alone);
+      }
+    }
+    if (rest.all_busy && go_on) {
+      std::this_thread::sleep_for(ToClock(pause));
+      pause = std::min(2 * pause, absl::Milliseconds(20));
+    }
+  }
+}
+
+std::shared_ptr<SharedRun> Dispatcher::Ask(const Incarnation& worker, const Batch& batch) {
+  const GroupConfig& config = parts_.group.config();
+  std::vector<worker::v1::ExecuteRequest> requests;
+  for (const auto& generation : batch) {
+    requests.push_back(MakeExecuteRequest(*generation, config.provenance_mark));
+    requests.back().set_traceparent(BeginRun(*generation, parts_.group));
+  }
+  std::vector<std::unique_ptr<JobRun>> jobs;
+  std::vector<Group::Work> works;
+  for (size_t i = 0; i < batch.size(); ++i) {  // Close together: a worker waits but a moment.
+    jobs.push_back(std::make_unique<JobRun>(*worker.client, requests[i], batch[i], parts_.costs,
+                                            parts_.metrics));
+    works.push_back({batch[i], jobs.back()->abort()});
+  }
+  parts_.group.SetRunning(worker.epoch, std::move(works));
+  SharedRun::Hooks hooks;
+  // Several ranks share the text encoder.
+  const auto hinted = std::make_shared<std::atomic<bool>>(worker.info->group_ranks() != 1);
+  hooks.on_event = [this, worker, hinted](const worker::v1::ExecuteResponse& event, bool is_tail) {
+    is_tail ? parts_.group.NoteTailEvent() : parts_.group.NoteEvent();
+    if (event.step().phase() == worker::v1::JOB_PHASE_DENOISE && !hinted->exchange(true)) {
+      *hinted = HintNext(worker);
+    }
+  };
+  hooks.on_end = [this, worker, alone = batch.size() == 1](const auto& generation,
+                                                           const absl::Status& status) {
+    EndRun(worker, generation, status, alone);
+  };
+  return SharedRun::Begin(std::move(jobs), !batch.front()->suspect(), std::move(hooks), readers_);
+}
+
+void Dispatcher::CountPasses(int images) const {
+  const int rows = parts_.group.config().batch_size;
+  for (int left = images; left > 0; left -= rows) {
+    parts_.metrics.batch_size->Observe(std::min(left, rows));
+  }
+}
+
+bool Dispatcher::HintNext(const Incarnation& worker) {
+  const Batch next =
+      parts_.queue.PeekBatch(worker.info->plan_digest(), parts_.group.config().batch_size);
+  worker::v1::PrepareRequest hint;
+  const auto add = [&hint](const std::string& text) {
+    if (std::find(hint.texts().begin(), hint.texts().end(), text) == hint.texts().end()) {
+      hint.add_texts(text);
+    }
+  };
+  for (const auto& generation : next) {
+    add(generation->spec().prompt);
+    if (generation->spec().params().guidance_scale() != 1) {
+      add(generation->spec().negative_prompt);
+    }
+  }
+  if (!next.empty()) {
+    worker.client->Prepare(hint);
+  }
+  return !next.empty();
+}
+
+void Dispatcher::BeginTail(std::shared_ptr<SharedRun> run) {
   AwaitTail();
   parts_.group.SetRanksFree();
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    tail_ = Tail{worker, std::move(job)};
-  }
-  changed_.notify_all();
-}
-
-void Dispatcher::RunTails() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  while (true) {
-    changed_.wait(lock, [this] { return ending_ || tail_.has_value(); });
-    if (!tail_.has_value()) {
-      return;
-    }
-    lock.unlock();
-    RunTail(tail_->worker, *tail_->job);
-    lock.lock();
-    tail_.reset();
-    changed_.notify_all();
-  }
-}
-
-void Dispatcher::RunTail(const Incarnation& worker, JobRun& job) {
-  while (job.Read([this](const auto& /*event*/) { parts_.group.NoteTailEvent(); })) {
-  }
-  absl::Status status = job.Finish();
-  if (!job.generation()->ended()) {
-    if (status.ok()) {
-      status = absl::InternalError("the call ended without all images that were asked for");
-    }
-    Settle(worker, job.generation(), status);
-  }
-  parts_.group.SetTailEnded();
-  CountIfCompleted(*job.generation());
+  run->LeaveRanks();
+  tail_ = std::move(run);
 }
 
 void Dispatcher::AwaitTail() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [this] { return !tail_.has_value(); });
+  if (tail_ != nullptr) {
+    tail_->AwaitEnd();
+    tail_ = nullptr;
+  }
 }
 
-void Dispatcher::CountIfCompleted(const Generation& generation) {
-  if (generation.standing().state == v1::STATE_SUCCEEDED) {
+void Dispatcher::EndRun(const Incarnation& worker, const std::shared_ptr<Generation>& generation,
+                        const absl::Status& status, bool alone) {
+  if (!generation->ended()) {
+    Settle(worker, generation, status, alone);
+  }
+  parts_.group.SetEnded(*generation);
+  if (generation->standing().state == v1::STATE_SUCCEEDED) {
     parts_.group.JobCompleted();
   }
 }
 
 void Dispatcher::Settle(const Incarnation& worker, const std::shared_ptr<Generation>& generation,
-                        const absl::Status& status) {
+                        const absl::Status& status, bool alone) {
   const Verdict verdict = Judge(status);
   if (verdict != Verdict::kBusy && !parts_.group.stopped()) {
     parts_.metrics.ObserveJobFailure(status);
@@ -231,7 +245,12 @@ void Dispatcher::Settle(const Incarnation& worker, const std::shared_ptr<Generat
   if (verdict == Verdict::kFinalAndWorkerEnds) {
     parts_.group.Complain(worker.epoch, ReasonOf(status));
   }
-  generation->End(status);
+  if (alone) {
+    generation->End(status);
+    return;
+  }
+  generation->Requeue();  // Maybe another one of the pass is why.
+  QueueAgain(generation);
 }
 
 void Dispatcher::HandleLoss(const Incarnation& worker,
@@ -255,6 +274,10 @@ void Dispatcher::HandleLoss(const Incarnation& worker,
   }
   parts_.metrics.reruns->Increment();
   generation->Requeue();
+  QueueAgain(generation);
+}
+
+void Dispatcher::QueueAgain(const std::shared_ptr<Generation>& generation) {
   if (generation->trace() != nullptr) {
     generation->trace()->Requeued();
   }

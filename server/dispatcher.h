@@ -1,13 +1,10 @@
-// Runs what is queued on one group, one generation at a time; the last image of one may still be
+// Runs what is queued on one group, one batch at a time; the last images of one may still be
 // compressed and sent, its tail, while the ranks make the next.
 #pragma once
 
-#include <condition_variable>
 #include <memory>
-#include <mutex>
-#include <optional>
-#include <string>
 #include <thread>
+#include <vector>
 
 #include "server/cost_model.h"
 #include "server/group.h"
@@ -15,16 +12,20 @@
 #include "server/metrics.h"
 #include "server/registry.h"
 #include "server/request_queue.h"
+#include "server/shared_run.h"
+#include "server/thread_pool.h"
 
 namespace patchflow {
 
-// A generation that is cancelled or past its deadline stops within one step. One whose worker is
-// lost goes back into the queue, for any group of the same plan, and only its missing images are
-// made again; at the third loss it ends with INTERNAL / POISON_REQUEST. A worker that is lost at a
-// generation and a tail is lost by both; whatever was lost before runs without a tail beside it,
-// and nothing beside its own, so that no innocent one is lost thrice. What cannot be healed by
-// running again (NON_FINITE_OUTPUT, GPU_OUT_OF_MEMORY, a request that the worker refuses) ends it
-// at once.
+// A batch is what the queue gives at once: generations of one shape, GroupConfig::batch_size images
+// at most; each is a call of its own, and they end independently. One that is cancelled or past
+// its deadline stops within one step. One whose worker is lost goes back into the queue, for any
+// group of the same plan, and only its missing images are made again; at the third loss it ends
+// with INTERNAL / POISON_REQUEST. A worker that is lost at a batch and its tail is lost by all of
+// them; whatever was lost before runs alone, without a tail beside it, and nothing beside its own,
+// so that no innocent one is lost thrice. What cannot be healed by running again
+// (NON_FINITE_OUTPUT, GPU_OUT_OF_MEMORY, a request that the worker refuses) ends it at once; or if
+// it was not alone, is first seen to come again when it is.
 class Dispatcher {
  public:
   // Everything must outlive this.
@@ -42,42 +43,38 @@ class Dispatcher {
   Dispatcher& operator=(const Dispatcher&) = delete;
 
  private:
-  // Of a run: what is left of it when the ranks are free for the next; or how it ended.
-  struct Outcome {
-    std::unique_ptr<JobRun> job;
-    absl::Status status;
-  };
+  using Batch = std::vector<std::shared_ptr<Generation>>;
+
   void Run();
   // Whether nothing of the group's plan is left to do.
   bool MayRetire(const Incarnation& worker);
-  // Until it has ended, is a tail, is queued again, or its worker is lost.
-  void RunGeneration(const Incarnation& worker, const std::shared_ptr<Generation>& generation);
-  Outcome RunJob(const Incarnation& worker, const std::shared_ptr<Generation>& generation);
+  // Whether to go on with it: it has not ended.
+  bool Start(Generation& generation);
+  // Until all have ended, are a tail, are queued again, or their worker is lost.
+  void RunBatch(const Incarnation& worker, Batch batch);
+  // Calls the worker for each.
+  std::shared_ptr<SharedRun> Ask(const Incarnation& worker, const Batch& batch);
+  void CountPasses(int images) const;
   // Tells the worker the texts of what is likely to run next, so that it can encode them beside the
   // denoising. Binds nobody. False if nothing is queued.
   bool HintNext(const Incarnation& worker);
   // Waits for the one before.
-  void BeginTail(const Incarnation& worker, std::unique_ptr<JobRun> job);
-  void RunTails();
-  void RunTail(const Incarnation& worker, JobRun& job);
+  void BeginTail(std::shared_ptr<SharedRun> run);
   void AwaitTail();
-  void CountIfCompleted(const Generation& generation);
+  // The worker has done with it. `alone`: no other was in its pass.
+  void EndRun(const Incarnation& worker, const std::shared_ptr<Generation>& generation,
+              const absl::Status& status, bool alone);
   // What a run that failed means for its generation.
   void Settle(const Incarnation& worker, const std::shared_ptr<Generation>& generation,
-              const absl::Status& status);
+              const absl::Status& status, bool alone);
   void HandleLoss(const Incarnation& worker, const std::shared_ptr<Generation>& generation,
                   const absl::Status& status);
+  // Into the queue; its attempt has risen if it shall run alone.
+  void QueueAgain(const std::shared_ptr<Generation>& generation);
 
   const Parts parts_;
-  struct Tail {
-    Incarnation worker;
-    std::unique_ptr<JobRun> job;
-  };
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::optional<Tail> tail_;  // Set by thread_, used and reset by tails_.
-  bool ending_ = false;
-  std::thread tails_;
+  std::shared_ptr<SharedRun> tail_;  // Used by thread_ alone.
+  ThreadPool readers_;
   std::thread thread_;
 };
 

@@ -104,7 +104,7 @@ v1::Progress Generation::ProgressAt(const Standing& standing) const {
   if (standing.state == v1::STATE_RUNNING && spec_.estimate.has_value()) {
     const int step = standing.image_index < standing.images_done ? 0 : standing.step;
     const absl::Duration left =
-        (spec_.params().count() - standing.images_done) * spec_.estimate->Image(total) -
+        spec_.estimate->Images(spec_.params().count() - standing.images_done, total) -
         step * spec_.estimate->step;
     *progress.mutable_eta() = ToProto(std::max(absl::ZeroDuration(), left));
   }
@@ -219,7 +219,16 @@ bool Generation::Start() {
   return true;
 }
 
-void Generation::Requeue() {
+void Generation::Requeue() { QueueAgain(true); }
+
+void Generation::PutBack() { QueueAgain(false); }
+
+bool Generation::suspect() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return standing_.attempt > 1;
+}
+
+void Generation::QueueAgain(bool new_attempt) {
   std::vector<std::shared_ptr<Subscriber>> listeners;
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -231,7 +240,7 @@ void Generation::Requeue() {
     standing_.state = v1::STATE_QUEUED;
     standing_.step = 0;
     standing_.queue_position = 0;
-    ++standing_.attempt;
+    standing_.attempt += new_attempt ? 1 : 0;
     ++standing_.progress_version;
     listeners = Listeners();
   }

@@ -128,6 +128,11 @@ class Generation {
   bool Start();
   // RUNNING -> QUEUED; the attempt rises. Nothing if it has ended.
   void Requeue();
+  // The same without a new attempt: no group had begun with it.
+  void PutBack();
+  // A worker died at it before, maybe of it: it runs with nothing beside it, so that none but the
+  // one that kills its worker can come to the third loss.
+  bool suspect() const;
   // Times that a worker died at it. Rises by one.
   int RecordLoss();
   // How to stop the work at hand; called at once if the generation has ended, and at most once.
@@ -148,6 +153,7 @@ class Generation {
   // Notes a change; the subscribers to tell once the lock is gone.
   std::vector<std::shared_ptr<Subscriber>> Listeners();
   void EndLocked(std::unique_lock<std::mutex>& lock, const absl::Status& status);
+  void QueueAgain(bool new_attempt);
   Clock::duration QueueTime() const;
   Clock::duration RunTime() const;
 

@@ -41,6 +41,31 @@ const char* Name(LossKind kind) {
   return "";
 }
 
+namespace {
+
+std::vector<std::shared_ptr<Generation>> GenerationsOf(const std::vector<Group::Work>& works) {
+  std::vector<std::shared_ptr<Generation>> generations;
+  generations.reserve(works.size());
+  for (const Group::Work& work : works) {
+    generations.push_back(work.generation);
+  }
+  return generations;
+}
+
+void LogStart(const std::string& group, const Generation& generation) {
+  if (!LogsDebug()) {
+    return;
+  }
+  LogDebug("job goes to group",
+           {{"group", group},
+            {"request_id", generation.spec().request_id},
+            {"attempt", generation.standing().attempt},
+            {"waited_seconds",
+             absl::ToDoubleSeconds(absl::FromChrono(Clock::now() - generation.created()))}});
+}
+
+}  // namespace
+
 Group::Group(GroupConfig config, std::map<LossKind, int> losses, FaultCounts faults)
     : config_(std::move(config)), losses_(std::move(losses)), faults_(std::move(faults)) {}
 
@@ -85,23 +110,21 @@ absl::Duration Group::OutOfServiceFor() const {
                                         : absl::FromChrono(Clock::now() - served_until_);
 }
 
-std::shared_ptr<Generation> Group::running() const {
+std::vector<std::shared_ptr<Generation>> Group::running() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return running_.generation;
+  return GenerationsOf(running_);
 }
 
-std::shared_ptr<Generation> Group::tail() const {
+std::vector<std::shared_ptr<Generation>> Group::tail() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return tail_.generation;
+  return GenerationsOf(tail_);
 }
 
 std::vector<std::shared_ptr<Generation>> Group::AtWork() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  std::vector<std::shared_ptr<Generation>> all;
-  for (const Work* work : {&tail_, &running_}) {
-    if (work->generation != nullptr) {
-      all.push_back(work->generation);
-    }
+  std::vector<std::shared_ptr<Generation>> all = GenerationsOf(tail_);
+  for (auto& generation : GenerationsOf(running_)) {
+    all.push_back(std::move(generation));
   }
   return all;
 }
@@ -213,10 +236,10 @@ absl::Duration Group::SilentFor() const {
   std::lock_guard<std::mutex> lock(mutex_);
   const auto now = Clock::now();
   absl::Duration silent;
-  if (running_.generation != nullptr) {
+  if (!running_.empty()) {
     silent = absl::FromChrono(now - last_event_.load());
   }
-  if (tail_.generation != nullptr) {
+  if (!tail_.empty()) {
     silent = std::max(silent, absl::FromChrono(now - last_tail_event_.load()));
   }
   return silent;
@@ -224,9 +247,11 @@ absl::Duration Group::SilentFor() const {
 
 std::vector<std::function<void()>> Group::TakeAborts() {
   std::vector<std::function<void()>> aborts;
-  for (Work* work : {&tail_, &running_}) {
-    if (work->abort != nullptr) {
-      aborts.push_back(std::exchange(work->abort, nullptr));
+  for (std::vector<Work>* works : {&tail_, &running_}) {
+    for (Work& work : *works) {
+      if (work.abort != nullptr) {
+        aborts.push_back(std::exchange(work.abort, nullptr));
+      }
     }
   }
   return aborts;
@@ -280,46 +305,49 @@ void Group::JobCompleted() {
   failures_ = 0;
 }
 
-void Group::SetRunning(uint64_t epoch, std::shared_ptr<Generation> generation,
-                       std::function<void()> abort) {
-  if (LogsDebug()) {
-    LogDebug("job goes to group",
-             {{"group", config_.name},
-              {"request_id", generation->spec().request_id},
-              {"attempt", generation->standing().attempt},
-              {"waited_seconds",
-               absl::ToDoubleSeconds(absl::FromChrono(Clock::now() - generation->created()))}});
+void Group::SetRunning(uint64_t epoch, std::vector<Work> batch) {
+  for (const Work& work : batch) {
+    LogStart(config_.name, *work.generation);
   }
+  std::vector<std::function<void()>> aborts;
+  std::vector<Work> previous;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    last_request_id_ = generation->spec().request_id;
-    running_ = {std::move(generation), nullptr};
+    last_request_id_ = batch.front().generation->spec().request_id;
+    previous = std::exchange(running_, std::move(batch));
     NoteEvent();
     if (!stopped_ && state_ == GroupState::kServing && incarnation_.epoch == epoch) {
-      running_.abort = std::move(abort);
+      return;
+    }
+    for (Work& work : running_) {
+      aborts.push_back(std::exchange(work.abort, nullptr));
+    }
+  }
+  for (const auto& abort : aborts) {
+    abort();
+  }
+}
+
+void Group::SetEnded(const Generation& generation) {
+  Work ended;  // Let go without the lock.
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (std::vector<Work>* works : {&tail_, &running_}) {
+    const auto found = std::find_if(works->begin(), works->end(), [&](const Work& work) {
+      return work.generation.get() == &generation;
+    });
+    if (found != works->end()) {
+      ended = std::move(*found);
+      works->erase(found);
       return;
     }
   }
-  abort();
-}
-
-void Group::SetIdle() {
-  Work previous;
-  std::lock_guard<std::mutex> lock(mutex_);
-  previous = std::exchange(running_, {});
 }
 
 void Group::SetRanksFree() {
-  Work previous;
+  std::vector<Work> previous;
   std::lock_guard<std::mutex> lock(mutex_);
   previous = std::exchange(tail_, std::exchange(running_, {}));
   NoteTailEvent();
-}
-
-void Group::SetTailEnded() {
-  Work previous;
-  std::lock_guard<std::mutex> lock(mutex_);
-  previous = std::exchange(tail_, {});
 }
 
 }  // namespace patchflow

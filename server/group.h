@@ -94,13 +94,13 @@ class Group {
   std::shared_ptr<const worker::v1::DescribeResponse> info() const;
   // Time since it last served; zero while it serves.
   absl::Duration OutOfServiceFor() const;
-  // What its ranks make; null when they are idle.
-  std::shared_ptr<Generation> running() const;
-  // The generation before it, whose last image is still compressed and sent; null if none is.
-  std::shared_ptr<Generation> tail() const;
-  // Both, as far as there are; the tail first.
+  // What its ranks make, in one pass; empty when they are idle.
+  std::vector<std::shared_ptr<Generation>> running() const;
+  // The generations before those whose last images are still compressed and sent.
+  std::vector<std::shared_ptr<Generation>> tail() const;
+  // Both; the tail first.
   std::vector<std::shared_ptr<Generation>> AtWork() const;
-  // Of the job that runs or was the last one; empty before the first.
+  // Of the job that runs or was the last one, the first of its batch; empty before the first.
   std::string last_request_id() const;
   // Its worker's last heartbeat.
   worker::v1::WatchResponse last_beat() const;
@@ -140,14 +140,18 @@ class Group {
   // The worker of this epoch must be replaced.
   void Complain(uint64_t epoch, const std::string& why);
   void JobCompleted();
-  // `abort` is called once if the worker of this epoch is lost, now or before the job has ended.
-  void SetRunning(uint64_t epoch, std::shared_ptr<Generation> generation,
-                  std::function<void()> abort);
-  // The running job has ended.
-  void SetIdle();
-  // Or its ranks have: it becomes the tail, after the one before has ended.
+  // A generation at the worker, and how to give it up with the worker.
+  struct Work {
+    std::shared_ptr<Generation> generation;
+    std::function<void()> abort;
+  };
+  // A batch, not empty. Each `abort` is called once if the worker of this epoch is lost, now or
+  // before its generation has ended there.
+  void SetRunning(uint64_t epoch, std::vector<Work> batch);
+  // One of the tail has ended, or else one of those that run.
+  void SetEnded(const Generation& generation);
+  // The ranks have ended with what runs: that becomes the tail, after the one before has ended.
   void SetRanksFree();
-  void SetTailEnded();
   bool retiring() const { return retiring_; }
   void SetDrained() { drained_ = true; }
   // The running job said something.
@@ -155,11 +159,6 @@ class Group {
   void NoteTailEvent() { last_tail_event_ = Clock::now(); }
 
  private:
-  // A generation at the worker, and how to give it up with the worker.
-  struct Work {
-    std::shared_ptr<Generation> generation;
-    std::function<void()> abort;
-  };
   // Takes what is to be called when the lock is gone.
   std::vector<std::function<void()>> TakeAborts();
 
@@ -182,8 +181,8 @@ class Group {
   Incarnation incarnation_;
   Clock::time_point served_until_ = Clock::now();
   worker::v1::WatchResponse last_beat_;
-  Work running_;
-  Work tail_;
+  std::vector<Work> running_;
+  std::vector<Work> tail_;
   std::string last_request_id_;
   std::atomic<Clock::time_point> last_event_ = Clock::now();
   std::atomic<Clock::time_point> last_tail_event_ = Clock::now();

@@ -176,8 +176,7 @@ JobRun::JobRun(JobRunner& worker, const worker::v1::ExecuteRequest& request,
     : generation_(std::move(generation)),
       metrics_(metrics),
       first_image_(request.image_indices_size() == 0 ? 0 : request.image_indices(0)),
-      asks_for_all_(static_cast<size_t>(request.image_indices_size()) ==
-                    generation_->MissingImages().size()),
+      images_(request.image_indices_size()),
       call_(worker.Execute(request)),
       cancelled_at_(std::make_shared<std::atomic<Clock::time_point>>()),
       collector_(*generation_, costs, metrics) {

@@ -56,15 +56,15 @@ class JobRun {
   // After Read() was false: what came of the call. INTERNAL, without an ErrorInfo, for one that
   // ended with OK but without the first image that it was asked for.
   absl::Status Finish();
-  // Whether the generation needs no other run after this one if all goes well.
-  bool asks_for_all() const { return asks_for_all_; }
+  // Number of images that are asked for.
+  int images() const { return images_; }
   const std::shared_ptr<Generation>& generation() const { return generation_; }
 
  private:
   const std::shared_ptr<Generation> generation_;
   const ModelMetrics& metrics_;
   const int first_image_;
-  const bool asks_for_all_;
+  const int images_;
   const std::shared_ptr<ExecuteCall> call_;
   const std::shared_ptr<std::atomic<Clock::time_point>> cancelled_at_;  // The epoch: it was not.
   ImageCollector collector_;

@@ -102,6 +102,9 @@ std::optional<WorkerFault> JoinedLife::Describe(std::vector<DescribeResponse>& i
                                      infos[i].group_ranks(), ", but the ", infos.size(),
                                      " workers of the group have ", ranks, " ranks together"));
     }
+    if (auto mismatch = MismatchOf(infos[i], parts_.group.config())) {
+      return Refused(i, mismatch->why);
+    }
     if (infos[i].layout() != infos[0].layout()) {
       return Refused(i, absl::StrCat("its layout is ", infos[i].layout(), ", that of worker 0 ",
                                      infos[0].layout()));

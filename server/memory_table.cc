@@ -158,7 +158,8 @@ LayoutDegrees DegreesOf(const std::string& layout) {
 }
 
 RankMemory MemoryOfRank(const ModelShape& shape, const LayoutDegrees& layout, int64_t rank,
-                        int64_t width_px, int64_t height_px, int64_t element_bytes) {
+                        int64_t width_px, int64_t height_px, int64_t element_bytes,
+                        int64_t batch_size) {
   const int64_t stage = rank / (layout.tensor * layout.sequence()) % layout.pipefusion;
   const auto [first, end] =
       BlocksOf(layout, stage, static_cast<int64_t>(shape.block_elements.size()));
@@ -170,9 +171,9 @@ RankMemory MemoryOfRank(const ModelShape& shape, const LayoutDegrees& layout, in
   memory.weights = element_bytes *
                    (CeilDiv(shape.text_elements, layout.ranks()) + CeilDiv(blocks, layout.tensor) +
                     shape.transformer_elements + shape.decoder_elements);
-  const int64_t branches = layout.guidance > 1 ? 1 : 2;
+  const int64_t rows = batch_size * (layout.guidance > 1 ? 1 : 2);
   const int64_t tokens =
-      CeilDiv(width_px, shape.token_px) * CeilDiv(height_px, shape.token_px) * branches;
+      CeilDiv(width_px, shape.token_px) * CeilDiv(height_px, shape.token_px) * rows;
   const bool pipelined = layout.pipefusion > 1 || layout.patches > 1;
   if (pipelined || layout.distrifusion > 1) {
     memory.caches = element_bytes * 2 * CeilDiv(tokens, layout.ulysses * layout.ring) *

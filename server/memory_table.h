@@ -49,18 +49,20 @@ struct RankMemory {
   friend bool operator==(const RankMemory&, const RankMemory&) = default;
 };
 
-// Of rank `rank` while one image of this size is made, with guidance; without what the process
-// itself needs (on a GPU about 1.5 GiB, see memory_room.h). An estimate, within about 15 % of what
-// was measured on H200 (README, layouts; bench/README, VAE):
+// Of rank `rank` while images of this size are made, `batch_size` at once, with guidance; without
+// what the process itself needs (on a GPU about 1.5 GiB, see memory_room.h). An estimate, within
+// about 15 % of what was measured on H200 (README, layouts; bench/README, VAE):
 //
 //   weights  text / ranks + blocks of its stage / tensor + the rest of the transformer + decoder
 //   caches   2 * branches * tokens * width * blocks of its stage / tensor, of PipeFusion and
 //            DistriFusion; shared by what else splits the tokens (ulysses, ring)
 //   a step   12 * branches * tokens of the rank * width / tensor
+//            both times the images that share a pass, which are there whether asked for or not
 //   decoding slabs of 768 MiB + 2 tensors of decoder_channels, of the rank's share of the rows
 //
 // all times `element_bytes`, slabs excepted.
 RankMemory MemoryOfRank(const ModelShape& shape, const LayoutDegrees& layout, int64_t rank,
-                        int64_t width_px, int64_t height_px, int64_t element_bytes);
+                        int64_t width_px, int64_t height_px, int64_t element_bytes,
+                        int64_t batch_size = 1);
 
 }  // namespace patchflow

@@ -281,6 +281,8 @@ void Metrics::AddHistograms(const std::string& name, ModelMetrics& m) {
                                 {1, 2, 4, 8, 14, 20, 28, 50, 100, 200}, of_model);
   m.requested_megapixels = histogram("patchflow_requested_megapixels", "Size asked for.",
                                      {.0625, .25, .5, 1, 2, 4, 8, 16, 64}, of_model);
+  m.batch_size = histogram("patchflow_batch_size", "Images of a pass over the network.",
+                           {1, 2, 4, 8, 16}, of_model);
   for (const auto& [priority, label] : kPriorities) {
     m.queue_wait[priority] = histogram("patchflow_queue_wait_seconds", "Time in the queue.",
                                        WaitBuckets(), labels("priority", label));

@@ -40,6 +40,7 @@ struct ModelMetrics {
   prometheus::Histogram* cancel_running;
   prometheus::Histogram* requested_steps;
   prometheus::Histogram* requested_megapixels;
+  prometheus::Histogram* batch_size;
   prometheus::Counter* images;
   prometheus::Counter* pixels;
   prometheus::Counter* steps;

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/draining.h"
 #include "server/errors.h"
+#include "server/pass_shape.h"
 
 namespace patchflow {
 namespace {
@@ -25,6 +26,10 @@ int ClassOf(v1::Priority priority) {
 absl::Duration WorkOf(const Generation& generation) {
   const GenerationSpec& spec = generation.spec();
   return spec.estimate.has_value() ? spec.estimate->Run(spec.params()) : absl::ZeroDuration();
+}
+
+int ImagesOf(const Generation& generation) {
+  return static_cast<int>(generation.MissingImages().size());
 }
 
 double CostOf(const Generation& generation) {
@@ -110,30 +115,96 @@ void RequestQueue::PushAgain(std::shared_ptr<Generation> generation) {
   changed_.notify_all();
 }
 
-std::shared_ptr<Generation> RequestQueue::Pop(const std::string& plan_digest, absl::Duration wait) {
+std::vector<std::shared_ptr<Generation>> RequestQueue::PopBatch(const std::string& plan_digest,
+                                                                int rows, absl::Duration wait) {
   const auto until = Clock::now() + ToClock(wait);
   std::unique_lock<std::mutex> lock(mutex_);
   const uint64_t interrupts = interrupts_;
   while (true) {
-    if (const auto first = NextLocked(plan_digest); first != entries_.end()) {
-      const double cost = first->second.again ? 0 : CostOf(*first->second.generation);
-      auto generation = first->second.generation;
-      entries_.erase(first);
-      work_ -= WorkOf(*generation);
-      shares_.Serve(generation->spec().owner.client, cost);
-      return generation;
+    if (const auto entries = BatchLocked(plan_digest, rows); !entries.empty()) {
+      return ServeLocked(entries);
     }
     if ((closed_ && entries_.empty()) || interrupts_ != interrupts || Clock::now() >= until) {
-      return nullptr;
+      return {};
     }
     changed_.wait_until(lock, until);
   }
 }
 
-std::shared_ptr<Generation> RequestQueue::Peek(const std::string& plan_digest) const {
+std::shared_ptr<Generation> RequestQueue::Pop(const std::string& plan_digest, absl::Duration wait) {
+  const auto batch = PopBatch(plan_digest, 1, wait);
+  return batch.empty() ? nullptr : batch.front();
+}
+
+std::vector<std::shared_ptr<Generation>> RequestQueue::PeekBatch(const std::string& plan_digest,
+                                                                 int rows) const {
   std::lock_guard<std::mutex> lock(mutex_);
-  const auto next = NextLocked(plan_digest);
-  return next == entries_.end() ? nullptr : next->second.generation;
+  std::vector<std::shared_ptr<Generation>> batch;
+  for (const auto& entry : BatchLocked(plan_digest, rows)) {
+    batch.push_back(entry->second.generation);
+  }
+  return batch;
+}
+
+std::vector<std::shared_ptr<Generation>> RequestQueue::ServeLocked(
+    const std::vector<Entries::const_iterator>& batch) {
+  int images = 0;
+  for (const auto& entry : batch) {
+    images += ImagesOf(*entry->second.generation);
+  }
+  std::vector<std::shared_ptr<Generation>> served;
+  for (const auto& entry : batch) {
+    const auto& generation = served.emplace_back(entry->second.generation);
+    const double part = static_cast<double>(ImagesOf(*generation)) / std::max(1, images);
+    const double cost = entry->second.again ? 0 : CostOf(*generation) * part;
+    entries_.erase(entry);
+    work_ -= WorkOf(*generation);
+    shares_.Serve(generation->spec().owner.client, cost);
+  }
+  return served;
+}
+
+std::vector<RequestQueue::Entries::const_iterator> RequestQueue::BatchLocked(
+    const std::string& plan_digest, int rows) const {
+  const auto first = NextLocked(plan_digest);
+  if (first == entries_.end()) {
+    return {};
+  }
+  std::vector<Entries::const_iterator> batch = {first};
+  int room = rows - ImagesOf(*first->second.generation);
+  if (room <= 0 || first->second.generation->suspect()) {
+    return batch;
+  }
+  for (const auto& alike : AlikeLocked(first)) {
+    const int images = ImagesOf(*alike->second.generation);
+    if (images <= room) {
+      batch.push_back(alike);
+      room -= images;
+    }
+  }
+  return batch;
+}
+
+std::vector<RequestQueue::Entries::const_iterator> RequestQueue::AlikeLocked(
+    Entries::const_iterator first) const {
+  const GenerationSpec& wanted = first->second.generation->spec();
+  const PassShape shape = PassShapeOf(wanted.params());
+  const auto now = Clock::now();
+  std::vector<std::pair<Key, Entries::const_iterator>> alike;
+  for (auto it = entries_.begin(); it != entries_.end(); ++it) {
+    const Generation& generation = *it->second.generation;
+    if (it != first && HasPlan(it->second, wanted.accepted.plan_digest()) &&
+        PassShapeOf(generation.spec().params()) == shape && !generation.suspect()) {
+      alike.emplace_back(KeyOf(it->second, now), it);
+    }
+  }
+  std::sort(alike.begin(), alike.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<Entries::const_iterator> ordered;
+  for (const auto& [key, entry] : alike) {
+    ordered.push_back(entry);
+  }
+  return ordered;
 }
 
 RequestQueue::Entries::const_iterator RequestQueue::NextLocked(

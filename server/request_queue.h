@@ -38,11 +38,18 @@ class RequestQueue {
   // Puts back one that a group could not finish, or one that was accepted in an earlier life of the
   // server; takes no notice of the bounds, or of Close().
   void PushAgain(std::shared_ptr<Generation> generation);
-  // The next of that plan; null after `wait`, or at once when Interrupt() is called or the queue is
-  // closed and empty.
+  // The next of that plan, first, and beside it what may share its pass of `rows` images: in the
+  // queue's order, those of the same PassShape whose missing images fit into the rows that would
+  // be empty. So nobody waits longer for those that are not next. A suspect, or more images than
+  // there are rows, come alone. Each is charged its part of the pass, by its images. Empty after
+  // `wait`, or at once when Interrupt() is called or the queue is closed and empty.
+  std::vector<std::shared_ptr<Generation>> PopBatch(const std::string& plan_digest, int rows,
+                                                    absl::Duration wait);
+  // What PopBatch() would give now; empty if there is none.
+  std::vector<std::shared_ptr<Generation>> PeekBatch(const std::string& plan_digest,
+                                                     int rows) const;
+  // PopBatch() of one; null for none.
   std::shared_ptr<Generation> Pop(const std::string& plan_digest, absl::Duration wait);
-  // What Pop() would give now; null if there is none.
-  std::shared_ptr<Generation> Peek(const std::string& plan_digest) const;
   // Wakes every Pop().
   void Interrupt();
   // Refuses whatever comes from now on; what is queued can still be popped.
@@ -79,6 +86,12 @@ class RequestQueue {
   Key KeyOf(const Entry& entry, Clock::time_point now) const;
   // What runs next of that plan; entries_.end() if there is none.
   Entries::const_iterator NextLocked(const std::string& plan_digest) const;
+  std::vector<Entries::const_iterator> BatchLocked(const std::string& plan_digest, int rows) const;
+  // What may run beside `first`, in order.
+  std::vector<Entries::const_iterator> AlikeLocked(Entries::const_iterator first) const;
+  // Takes them out.
+  std::vector<std::shared_ptr<Generation>> ServeLocked(
+      const std::vector<Entries::const_iterator>& batch);
   static bool HasPlan(const Entry& entry, const std::string& plan_digest);
   absl::Status CheckBounds(const Generation& generation) const;
   void Insert(std::shared_ptr<Generation> generation, bool again);

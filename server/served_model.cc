@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
+#include "server/pass_shape.h"
 #include "server/random.h"
 
 namespace patchflow {
@@ -64,6 +65,32 @@ class Estimates {
  private:
   const LookUp look_up_;
   std::map<std::tuple<int, int, float>, std::optional<Estimate>> known_;
+};
+
+// Images by what shares a pass. Lives no longer than the parameters that it is given.
+class Waiting {
+ public:
+  void Add(const v1::EffectiveParams& params, int images) {
+    auto& [known, sum] = shapes_[PassShapeOf(params)];
+    known = &params;
+    sum += images;
+  }
+  // Nothing if the cost of a shape is unknown.
+  std::optional<absl::Duration> Work(Estimates& estimates) const {
+    absl::Duration work;
+    for (const auto& [shape, waiting] : shapes_) {
+      const auto& [params, images] = waiting;
+      const auto& estimate = estimates.Of(*params);
+      if (!estimate.has_value()) {
+        return std::nullopt;
+      }
+      work += estimate->Images(images, params->steps());
+    }
+    return work;
+  }
+
+ private:
+  std::map<PassShape, std::pair<const v1::EffectiveParams*, int>> shapes_;
 };
 
 absl::Status FailedError() {
@@ -197,7 +224,7 @@ absl::StatusOr<std::shared_ptr<const worker::v1::DescribeResponse>> ServedModel:
   std::map<std::string, std::pair<double, double>> load;  // Plan -> requests, groups.
   for (const Group* group : candidates) {
     auto& [requests, count] = load[group->info()->plan_digest()];
-    requests += group->running() == nullptr ? 0 : 1;
+    requests += group->running().empty() ? 0 : 1;
     count += 1;
   }
   if (load.size() == 1) {
@@ -227,50 +254,70 @@ std::vector<Group*> ServedModel::GroupsOf(const std::string& plan_digest) const 
   return groups;
 }
 
+int ServedModel::BatchSizeOf(const std::string& plan_digest) const {
+  const std::vector<Group*> groups = GroupsOf(plan_digest);
+  return groups.empty() ? 1 : std::max(1, groups.front()->info()->batch_size());
+}
+
 std::optional<absl::Duration> ServedModel::EstimateWait(
     const std::string& plan_digest, const std::vector<std::shared_ptr<Generation>>& ahead) const {
   const std::vector<Group*> groups = GroupsOf(plan_digest);
-  Estimates estimates([&](const auto& params) { return costs_.Expect(plan_digest, params); });
+  Estimates estimates([&, batch_size = BatchSizeOf(plan_digest)](const auto& params) {
+    return costs_.Expect(plan_digest, params, batch_size);
+  });
   absl::Duration work;
   bool idle = false;
   for (const Group* group : groups) {
-    auto running = group->running();
-    if (running == nullptr) {
-      idle = true;
-      continue;
+    const auto running = group->running();
+    idle = idle || running.empty();
+    Waiting left;
+    absl::Duration done = absl::InfiniteDuration();  // Of the steps that they share.
+    for (const auto& generation : running) {
+      const v1::EffectiveParams& params = generation->spec().params();
+      const auto& estimate = estimates.Of(params);
+      if (!estimate.has_value()) {
+        return std::nullopt;
+      }
+      const Standing standing = generation->standing();
+      left.Add(params, params.count() - standing.images_done);
+      done = std::min(done, standing.step * estimate->step);
     }
-    const auto& estimate = estimates.Of(running->spec().params());
-    if (!estimate.has_value()) {
-      return std::nullopt;
+    if (!running.empty()) {
+      work += std::max(absl::ZeroDuration(), left.Work(estimates).value() - done);
     }
-    const Standing standing = running->standing();
-    const v1::EffectiveParams& params = running->spec().params();
-    work += std::max(absl::ZeroDuration(),
-                     (params.count() - standing.images_done) * estimate->Image(params.steps()) -
-                         standing.step * estimate->step);
   }
   if (idle && ahead.empty()) {
     return absl::ZeroDuration();
   }
+  Waiting waiting;
   for (const auto& generation : ahead) {
-    const auto& estimate = estimates.Of(generation->spec().params());
-    if (!estimate.has_value()) {
-      return std::nullopt;
-    }
-    work += estimate->Run(generation->spec().params());
+    waiting.Add(generation->spec().params(), generation->spec().params().count());
   }
-  return work / std::max<int64_t>(1, static_cast<int64_t>(groups.size()));
+  const std::optional<absl::Duration> waits = waiting.Work(estimates);
+  if (!waits.has_value()) {
+    return std::nullopt;
+  }
+  return (work + *waits) / std::max<int64_t>(1, static_cast<int64_t>(groups.size()));
 }
 
 absl::Duration ServedModel::BestWait(const std::string& plan_digest,
+                                     const v1::EffectiveParams& params,
                                      const std::vector<std::shared_ptr<Generation>>& ahead) const {
-  Estimates estimates([&](const auto& params) { return costs_.ExpectAtBest(plan_digest, params); });
+  const int batch_size = BatchSizeOf(plan_digest);
+  Estimates estimates(
+      [&](const auto& of) { return costs_.ExpectAtBest(plan_digest, of, batch_size); });
   absl::Duration work;
+  int alike = 0;  // Images that find room wherever it does.
   for (const auto& generation : ahead) {
-    const v1::EffectiveParams& params = generation->spec().params();
-    if (const auto& estimate = estimates.Of(params)) {
-      work += estimate->Run(params);
+    const v1::EffectiveParams& other = generation->spec().params();
+    if (batch_size > 1) {
+      alike += other.count() == 1 && PassShapeOf(other) == PassShapeOf(params) ? 1 : 0;
+    } else if (const auto& estimate = estimates.Of(other)) {
+      work += estimate->Run(other);
     }
+  }
+  if (const auto& estimate = estimates.Of(params)) {
+    work += estimate->Images(alike / batch_size * batch_size, params.steps());
   }
   const auto groups = static_cast<int64_t>(GroupsOf(plan_digest).size());
   return work / std::max<int64_t>(1, groups);

@@ -53,11 +53,16 @@ class ServedModel {
   // Held by whoever chooses a plan from before it does until what it makes is queued or refused.
   std::shared_ptr<const void> Enter() const;
 
+  // Images that share a pass of the groups of this plan.
+  int BatchSizeOf(const std::string& plan_digest) const;
   // Until a generation that comes now, with `ahead` before it, runs. Nothing if a cost is unknown.
+  // Where images share passes, what waits is taken to fill them, each shape its own; that what
+  // comes now may still find room in one counts nothing.
   std::optional<absl::Duration> EstimateWait(
       const std::string& plan_digest, const std::vector<std::shared_ptr<Generation>>& ahead) const;
-  // The same when everything goes as fast as it ever does; what is unknown counts nothing.
-  absl::Duration BestWait(const std::string& plan_digest,
+  // Of one with these parameters, when everything goes as fast as it ever does; what is unknown
+  // counts nothing. Nor does, where images share passes, what it may come to share one with.
+  absl::Duration BestWait(const std::string& plan_digest, const v1::EffectiveParams& params,
                           const std::vector<std::shared_ptr<Generation>>& ahead) const;
 
   // Ends what waits for a plan that no group has any more (PLAN_CHANGED), and everything that waits

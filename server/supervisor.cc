@@ -280,6 +280,9 @@ std::optional<WorkerFault> Supervisor::Greet(const std::shared_ptr<WorkerClient>
   if (info->plan_digest().empty() || !info->has_model()) {
     return WorkerFault{"it is ready but describes no model", LossKind::kFailed, false};
   }
+  if (auto mismatch = MismatchOf(*info, group_.config())) {
+    return mismatch;
+  }
   load_limits_.Record(*info);
   LogInfo("group ready", {{"group", group_.config().name},
                           {"layout", info->layout()},

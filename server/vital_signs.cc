@@ -69,6 +69,18 @@ void LogBeat(const std::string& worker, const Pulse& before, const worker::v1::W
   }
 }
 
+std::optional<WorkerFault> MismatchOf(const worker::v1::DescribeResponse& info,
+                                      const GroupConfig& group) {
+  const int batch_size = std::max(1, info.batch_size());
+  if (batch_size == group.batch_size) {
+    return std::nullopt;
+  }
+  return WorkerFault{
+      absl::StrCat("its batch size is ", batch_size, " (--batch-size), the configuration's is ",
+                   group.batch_size, " (batching, batch_size; 1: off)"),
+      LossKind::kFailed, false};
+}
+
 std::string StalledPhaseOf(const worker::v1::WatchResponse& beat) {
   const auto oldest =
       std::max_element(beat.ranks().begin(), beat.ranks().end(), [](const auto& a, const auto& b) {

@@ -46,6 +46,10 @@ std::optional<WorkerFault> FailureOf(const Pulse& pulse);
 std::optional<WorkerFault> SilenceOf(const Pulse& pulse, Clock::time_point started, bool ready,
                                      WorkerProcess* process, const Supervision& rules);
 
+// What it serves is not what the group is configured for: another batch size.
+std::optional<WorkerFault> MismatchOf(const worker::v1::DescribeResponse& info,
+                                      const GroupConfig& group);
+
 // For the log, at "debug": a change of the worker's state, and a heartbeat that came late.
 // `before`: what was known when `beat` came.
 void LogBeat(const std::string& worker, const Pulse& before, const worker::v1::WatchResponse& beat,

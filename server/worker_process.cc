@@ -209,6 +209,9 @@ std::vector<std::string> WorkerCommand(const std::string& binary, const GroupCon
   if (!group.warmup.empty()) {
     add("--warm-up", absl::StrJoin(group.warmup, ","));
   }
+  if (group.batch_size > 1) {
+    add("--batch-size", absl::StrCat(group.batch_size));
+  }
   const auto seconds = [&](const char* flag, absl::Duration duration) {
     add(flag, absl::StrCat(std::max(1.0, absl::ToDoubleSeconds(duration))));
   };

@@ -43,9 +43,10 @@ class BlackBoxTest : public ::testing::Test {
 
 TEST_F(BlackBoxTest, HoldsWhatIsKnownOfTheGroup) {
   group_->SetServing(nullptr, {});
-  group_->SetRunning(1, MakeGeneration(TestSpec("request-6")), [] {});
+  group_->SetRunning(1, {{MakeGeneration(TestSpec("request-6")), [] {}}});
   group_->SetRanksFree();
-  group_->SetRunning(1, MakeGeneration(TestSpec("request-7")), [] {});
+  group_->SetRunning(1, {{MakeGeneration(TestSpec("request-7")), [] {}},
+                         {MakeGeneration(TestSpec("request-8")), [] {}}});
   worker::v1::WatchResponse beat;
   beat.set_state(worker::v1::WORKER_STATE_BUSY);
   beat.add_ranks()->set_step(3);
@@ -57,7 +58,8 @@ TEST_F(BlackBoxTest, HoldsWhatIsKnownOfTheGroup) {
   EXPECT_EQ(box["loss"]["kind"], "heartbeat");
   EXPECT_EQ(box["loss"]["why"], "no heartbeat");
   EXPECT_EQ(box["request"]["id"], "request-7");
-  EXPECT_EQ(box["tail"]["id"], "request-6") << "whose last image was still compressed";
+  EXPECT_THAT(box["batch"], ElementsAre("request-7", "request-8"));
+  EXPECT_THAT(box["tail"], ElementsAre("request-6")) << "whose last image was still compressed";
   EXPECT_EQ(box["beat"]["age_seconds"], 2.0);
   EXPECT_EQ(box["beat"]["ranks"][0]["phase"], "JOB_PHASE_DENOISE");
   EXPECT_EQ(box["beat"]["ranks"][0]["step"], 3);

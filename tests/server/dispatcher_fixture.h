@@ -16,6 +16,13 @@ inline absl::Status Lost() { return absl::UnavailableError("Socket closed"); }
 
 class DispatcherTest : public ::testing::Test {
  protected:
+  explicit DispatcherTest(int batch_size = 1)
+      : group_({.name = "g",
+                .model = "",
+                .model_name = "shapes",
+                .layout = "",
+                .batch_size = batch_size,
+                .workers = {}}) {}
   ~DispatcherTest() override {
     group_.Stop();
     queue_.Close();
@@ -51,8 +58,7 @@ class DispatcherTest : public ::testing::Test {
     return Eventually([&] { return group_.complaint().has_value(); });
   }
 
-  Group group_{
-      GroupConfig{.name = "g", .model = "", .model_name = "shapes", .layout = "", .workers = {}}};
+  Group group_;
   RequestQueue queue_{QueueBounds{.requests = 10}};
   CostModel costs_;
   Registry registry_{1 << 20, absl::Seconds(300)};

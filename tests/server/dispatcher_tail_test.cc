@@ -43,8 +43,8 @@ TEST_F(DispatcherTailTest, TheNextRunsWhileTheLastImageOfTheOneBeforeIsSent) {
   auto first = Submit("a");
   auto second = Submit("b");
   ASSERT_TRUE(Eventually([&] { return second->standing().step == 1; }));
-  EXPECT_EQ(group_.tail(), first);
-  EXPECT_EQ(group_.running(), second);
+  EXPECT_THAT(group_.tail(), ElementsAre(first));
+  EXPECT_THAT(group_.running(), ElementsAre(second));
   EXPECT_THAT(group_.AtWork(), ElementsAre(first, second));
   EXPECT_EQ(first->standing().state, v1::STATE_RUNNING);
   EXPECT_EQ(group_.failures(), 1);
@@ -53,8 +53,8 @@ TEST_F(DispatcherTailTest, TheNextRunsWhileTheLastImageOfTheOneBeforeIsSent) {
   ASSERT_TRUE(Ends(first));
   EXPECT_EQ(first->standing().state, v1::STATE_SUCCEEDED);
   EXPECT_TRUE(Eventually([&] { return group_.failures() == 0; })) << "a job was completed";
-  EXPECT_TRUE(Eventually([&] { return group_.tail() == nullptr; }));
-  EXPECT_EQ(group_.running(), second);
+  EXPECT_TRUE(Eventually([&] { return group_.tail().empty(); }));
+  EXPECT_THAT(group_.running(), ElementsAre(second));
   worker_->job(1)->Images();
   worker_->job(1)->End(absl::OkStatus());
   ASSERT_TRUE(Ends(second));
@@ -148,7 +148,7 @@ TEST_F(DispatcherTailTest, ATailThatNoRerunCanHealEndsAlone) {
       TestError(absl::StatusCode::kInvalidArgument, reason::kInvalidRequest);
   Serve(LeaveTheFirst);
   auto generation = Submit("a");
-  ASSERT_TRUE(Eventually([&] { return group_.tail() != nullptr; }));
+  ASSERT_TRUE(Eventually([&] { return !group_.tail().empty(); }));
   worker_->job(0)->End(refused);
   ASSERT_TRUE(Ends(generation));
   EXPECT_EQ(generation->standing().status, refused);
@@ -161,7 +161,7 @@ TEST_F(DispatcherTailTest, ATailThatNoRerunCanHealEndsAlone) {
 TEST_F(DispatcherTailTest, CountsATailWithoutItsImageAsALoss) {
   Serve(LeaveTheFirst);
   auto generation = Submit("a", 2);
-  ASSERT_TRUE(Eventually([&] { return group_.tail() != nullptr; }));
+  ASSERT_TRUE(Eventually([&] { return !group_.tail().empty(); }));
   worker_->job(0)->Image(0);
   worker_->job(0)->End(absl::OkStatus());
   ASSERT_TRUE(Complains());
@@ -188,7 +188,7 @@ TEST_F(DispatcherTailTest, ACancelledTailDisturbsNobody) {
 TEST_F(DispatcherTailTest, IsDrainedWhenItsTailHasEnded) {
   Serve(LeaveTheFirst);
   auto generation = Submit("a");
-  ASSERT_TRUE(Eventually([&] { return group_.tail() != nullptr; }));
+  ASSERT_TRUE(Eventually([&] { return !group_.tail().empty(); }));
   group_.Retire();
   queue_.Interrupt();
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
@@ -202,7 +202,7 @@ TEST_F(DispatcherTailTest, IsDrainedWhenItsTailHasEnded) {
 TEST_F(DispatcherTailTest, ALostTailIsRunAgainBeforeItIsDrained) {
   Serve(LeaveTheFirst);
   auto generation = Submit("a");
-  ASSERT_TRUE(Eventually([&] { return group_.tail() != nullptr; }));
+  ASSERT_TRUE(Eventually([&] { return !group_.tail().empty(); }));
   group_.Retire();
   queue_.Interrupt();
   worker_->job(0)->End(Lost());

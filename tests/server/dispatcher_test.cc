@@ -19,7 +19,7 @@ TEST_F(DispatcherTest, HandsOverImagesAndLearnsTheirCost) {
   EXPECT_EQ(generation->standing().state, v1::STATE_SUCCEEDED);
   EXPECT_EQ(generation->image(1)->data, "image");
   EXPECT_TRUE(costs_.Expect("plan-1", generation->spec().params()).has_value());
-  EXPECT_TRUE(Eventually([&] { return group_.running() == nullptr; }));
+  EXPECT_TRUE(Eventually([&] { return group_.running().empty(); }));
   EXPECT_EQ(worker_->job(0)->request.prompt(), "a red circle");
 }
 

@@ -267,7 +267,7 @@ TEST_F(JoinedLifeTest, AJobThatSaysNothingLosesTheGroup) {
   rules_.stall_timeout = absl::Milliseconds(100);
   Supervise();
   ASSERT_TRUE(Serves());
-  group_.SetRunning(group_.WaitServing()->epoch, MakeGeneration(TestSpec("a")), [] {});
+  group_.SetRunning(group_.WaitServing()->epoch, {{MakeGeneration(TestSpec("a")), [] {}}});
   ASSERT_TRUE(Eventually([&] { return group_.losses()[LossKind::kStalled] == 1; }));
 }
 

@@ -64,6 +64,19 @@ TEST_F(MemoryTableTest, IsWhatWasMeasuredOfSteps) {
   EXPECT_NEAR(gb("pipefusion=2,patches=2"), 3.9, 0.15 * 3.9);
 }
 
+TEST_F(MemoryTableTest, ABatchTakesItsStepsAndCachesAsOftenAsItHasImages) {
+  for (const char* layout : {"", "pipefusion=2,patches=4,warmup_steps=1", "distrifusion=2"}) {
+    const auto of = [&](int64_t batch_size) {
+      return MemoryOfRank(shape_, DegreesOf(layout), 0, 2048, 2048, 2, batch_size);
+    };
+    EXPECT_EQ(of(4).weights, of(1).weights);
+    EXPECT_EQ(of(4).caches, 4 * of(1).caches);
+    EXPECT_EQ(of(1), Of(layout, 2048));
+    EXPECT_EQ(of(1).work, of(2).work) << "images are decoded one after the other";
+    EXPECT_EQ(of(16).work, 2 * of(8).work) << "a step needs more than decoding then";
+  }
+}
+
 // bench/README, VAE: memory over weights and output.
 TEST_F(MemoryTableTest, IsWhatWasMeasuredOfDecoding) {
   for (const auto& [size_px, one, two] :

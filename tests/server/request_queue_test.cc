@@ -40,14 +40,14 @@ TEST(RequestQueueTest, RunsPriorityThenArrival) {
 
 TEST(RequestQueueTest, TellsWhatRunsNextAndKeepsIt) {
   RequestQueue queue({.requests = 10});
-  EXPECT_EQ(queue.Peek("plan-1"), nullptr);
+  EXPECT_TRUE(queue.PeekBatch("plan-1", 1).empty());
   ASSERT_TRUE(queue.Push(Queued("other", v1::PRIORITY_HIGH, "plan-2")).ok());
   ASSERT_TRUE(queue.Push(Queued("low", v1::PRIORITY_LOW)).ok());
   ASSERT_TRUE(queue.Push(Queued("normal")).ok());
-  EXPECT_EQ(queue.Peek("plan-1")->spec().request_id, "normal");
+  EXPECT_EQ(queue.PeekBatch("plan-1", 1).at(0)->spec().request_id, "normal");
   EXPECT_EQ(queue.size(), 3U);
   EXPECT_EQ(PopId(queue), "normal");
-  EXPECT_EQ(queue.Peek("plan-1")->spec().request_id, "low");
+  EXPECT_EQ(queue.PeekBatch("plan-1", 1).at(0)->spec().request_id, "low");
 }
 
 TEST(RequestQueueTest, RunsWhatAWorkerLostFirst) {

@@ -127,5 +127,62 @@ TEST_F(ServedModelTest, SharesTheWorkAheadBetweenItsGroups) {
   EXPECT_EQ(*wait, absl::Seconds(5)) << "two of 5 s on two groups";
 }
 
+class BatchedWaitTest : public ServedModelTest {
+ protected:
+  BatchedWaitTest() {
+    worker::v1::DescribeResponse info = ScriptedWorker::Info("plan-1");
+    info.set_batch_size(4);
+    a_.SetServing(nullptr, info);
+    for (int i = 0; i < 5; ++i) {
+      model_.costs().Record("plan-1", Params(), absl::Seconds(1), absl::Seconds(8));
+    }
+  }
+  static v1::EffectiveParams Params(int count = 1, int steps = 4) {
+    return TestSpec("x", count, steps).params();
+  }
+  static std::vector<std::shared_ptr<Generation>> Some(int number, int count = 1, int steps = 4) {
+    std::vector<std::shared_ptr<Generation>> some;
+    for (int i = 0; i < number; ++i) {
+      some.push_back(MakeGeneration(TestSpec("x", count, steps)));
+    }
+    return some;
+  }
+  static std::vector<std::shared_ptr<Generation>> Joined(
+      std::vector<std::shared_ptr<Generation>> all,
+      const std::vector<std::shared_ptr<Generation>>& more) {
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+};
+
+TEST_F(BatchedWaitTest, CountsTheStepsOfABatchOnce) {
+  EXPECT_EQ(model_.BatchSizeOf("plan-1"), 4);
+  EXPECT_EQ(model_.EstimateWait("plan-1", Some(1)), absl::Seconds(9));
+  EXPECT_EQ(model_.EstimateWait("plan-1", Some(4)), absl::Seconds(4 + 8));
+  EXPECT_EQ(model_.EstimateWait("plan-1", Some(5)), absl::Seconds(5 + 16));
+  EXPECT_EQ(model_.EstimateWait("plan-1", Joined(Some(3), Some(1, 1, 8))), absl::Seconds(4 + 24))
+      << "another number of steps is another batch";
+}
+
+TEST_F(BatchedWaitTest, CountsWhatRunsAsOneBatch) {
+  const auto running = Some(2);
+  std::vector<Group::Work> works;
+  for (const auto& generation : running) {
+    generation->Start();
+    generation->SetStep(0, 1);
+    works.push_back({generation, [] {}});
+  }
+  a_.SetRunning(a_.WaitServing()->epoch, works);
+  EXPECT_EQ(model_.EstimateWait("plan-1", {}), absl::Seconds(2 + 6)) << "3 of 4 steps are left";
+}
+
+TEST_F(BatchedWaitTest, AtBestSharesABatchThatWaits) {
+  EXPECT_EQ(model_.BestWait("plan-1", Params(), Some(3)), absl::ZeroDuration());
+  EXPECT_EQ(model_.BestWait("plan-1", Params(), Some(9, 1, 8)), absl::ZeroDuration())
+      << "it may be taken before another shape";
+  EXPECT_EQ(model_.BestWait("plan-1", Params(), Joined(Some(4), Some(9, 3))), absl::Seconds(4 + 8))
+      << "four of one image fill a batch; beside three there may be room";
+}
+
 }  // namespace
 }  // namespace patchflow

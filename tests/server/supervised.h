@@ -56,6 +56,7 @@ class Heart {
   std::atomic<bool> failed = false;
   std::atomic<bool> loading = false;
   std::atomic<bool> warming = false;
+  std::atomic<int> batch_size = 0;  // What it describes.
 
  private:
   mutable std::mutex mutex_;
@@ -66,7 +67,9 @@ class BeatingWorker final : public LoneWorker {
  public:
   explicit BeatingWorker(Heart& heart) : heart_(heart) {}
   absl::StatusOr<worker::v1::DescribeResponse> Describe(absl::Duration) override {
-    return ScriptedWorker::Info();
+    auto info = ScriptedWorker::Info();
+    info.set_batch_size(heart_.batch_size);
+    return info;
   }
   std::unique_ptr<ExecuteCall> Execute(const worker::v1::ExecuteRequest&) override {
     return nullptr;

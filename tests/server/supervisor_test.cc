@@ -75,6 +75,15 @@ TEST_F(SupervisorTest, GivesUpAtOnceOnAWorkerThatRefusesItsCommandLine) {
   EXPECT_EQ(Pids().size(), 1U);
 }
 
+TEST_F(SupervisorTest, RefusesAWorkerOfAnotherBatchSize) {
+  heart_.batch_size = 8;
+  Supervise();
+  ASSERT_TRUE(Eventually([&] { return !given_up().empty(); }));
+  EXPECT_THAT(given_up(), HasSubstr("its batch size is 8 (--batch-size), the configuration's is 1 "
+                                    "(batching, batch_size; 1: off)"));
+  EXPECT_FALSE(group_.ever_served());
+}
+
 TEST_F(SupervisorTest, ReplacesAWorkerThatFailed) {
   Supervise();
   ASSERT_TRUE(Serves());
@@ -97,7 +106,7 @@ TEST_F(SupervisorTest, ReplacesAWorkerWhoseJobSaysNothing) {
   rules_.stall_timeout = absl::Milliseconds(100);
   Supervise();
   ASSERT_TRUE(Serves());
-  group_.SetRunning(group_.WaitServing()->epoch, MakeGeneration(TestSpec("a")), [] {});
+  group_.SetRunning(group_.WaitServing()->epoch, {{MakeGeneration(TestSpec("a")), [] {}}});
   ASSERT_TRUE(Eventually([&] { return group_.losses()[LossKind::kStalled] == 1; }));
 }
 
@@ -145,7 +154,7 @@ TEST_F(SupervisorTest, LeavesABlackBoxOfEveryLoss) {
   Program("echo last words >&2\nexec sleep 1000");
   Supervise();
   ASSERT_TRUE(Serves());
-  group_.SetRunning(group_.WaitServing()->epoch, MakeGeneration(TestSpec("request-7")), [] {});
+  group_.SetRunning(group_.WaitServing()->epoch, {{MakeGeneration(TestSpec("request-7")), [] {}}});
   kill(Pids().at(0), SIGKILL);
   ASSERT_TRUE(Starts(2));
   std::string box;

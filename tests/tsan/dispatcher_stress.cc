@@ -21,14 +21,23 @@ constexpr char kIdPrefix[] = "id-";
 using Losses = std::array<std::atomic<int>, kGenerations>;
 
 // A group with a worker that makes images on a thread of its own, and loses one job in nine, and
-// one tail in eighteen.
+// one tail in eighteen; with batches, it is too busy for one job in seven.
 class Device {
  public:
   Device(const std::string& name, RequestQueue& queue, CostModel& costs, Registry& registry,
-         Metrics& metrics, Losses& losses)
-      : group_({.name = name, .model = "", .model_name = "shapes", .layout = "", .workers = {}}),
-        worker_(std::make_shared<ScriptedWorker>([this, &losses](int n, ScriptedJob& job) {
-          threads_.emplace_back([n, &job, &losses] {
+         Metrics& metrics, Losses& losses, int batch_size)
+      : group_({.name = name,
+                .model = "",
+                .model_name = "shapes",
+                .layout = "",
+                .batch_size = batch_size,
+                .workers = {}}),
+        worker_(std::make_shared<ScriptedWorker>([=, this, &losses](int n, ScriptedJob& job) {
+          threads_.emplace_back([n, batch_size, &job, &losses] {
+            if (batch_size > 1 && n % 7 == 6) {
+              job.End(TestError(absl::StatusCode::kResourceExhausted, reason::kWorkerBusy));
+              return;
+            }
             const auto lose = [&] {
               const int number =
                   std::stoi(job.request.request_id().substr(std::size(kIdPrefix) - 1));
@@ -83,7 +92,10 @@ class Device {
   std::unique_ptr<Dispatcher> dispatcher_;
 };
 
-TEST(DispatcherStress, EndsEveryGenerationWhileWorkersAreLostAndCallersCancel) {
+class DispatcherStress : public testing::TestWithParam<int> {};  // Images of a batch.
+INSTANTIATE_TEST_SUITE_P(Batches, DispatcherStress, testing::Values(1, 6));
+
+TEST_P(DispatcherStress, EndsEveryGenerationWhileWorkersAreLostAndCallersCancel) {
   RequestQueue queue({.requests = kGenerations});
   CostModel costs;
   Registry registry(1 << 20, absl::Seconds(300));
@@ -99,8 +111,8 @@ TEST(DispatcherStress, EndsEveryGenerationWhileWorkersAreLostAndCallersCancel) {
                        [](const auto& generation) { return generation->ended(); });
   };
   Losses losses = {};
-  Device a("a", queue, costs, registry, metrics, losses);
-  Device b("b", queue, costs, registry, metrics, losses);
+  Device a("a", queue, costs, registry, metrics, losses, GetParam());
+  Device b("b", queue, costs, registry, metrics, losses, GetParam());
   const auto until = Clock::now() + std::chrono::seconds(40);
   Together({[&] {
               for (const auto& generation : generations) {
