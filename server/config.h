@@ -12,7 +12,8 @@
 //       model: models/shapes-256   # a diffusers directory; relative to this file
 //       model_name: shapes-256     # default: the folder's name
 //       device: auto               # auto, cuda, cpu
-//       dtype: auto                # auto, float32, bfloat16, float16
+//       dtype: auto                # auto, float32, bfloat16, float16; float8 on Hopper: bfloat16
+//                                  # with the products of the transformer's blocks in 8 bits
 //       ranks: 1
 //       processes: 1               # that share them, each with ranks / processes; 1 is fastest
 //       layout: {}                 # pipefusion, patches, warmup_steps, distrifusion, ulysses,
