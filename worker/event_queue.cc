@@ -18,7 +18,8 @@ bool EventQueue::Conflate(T newest) {
   if (closed_) return false;
   for (auto event = waiting_.end(); event != waiting_.begin();) {
     --event;
-    if (std::holds_alternative<T>(*event)) {
+    const T* older = std::get_if<T>(&*event);
+    if (older != nullptr && older->image_index() == newest.image_index()) {
       waiting_.erase(event);
       break;
     }

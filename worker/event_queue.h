@@ -17,8 +17,8 @@
 
 namespace patchflow {
 
-// Phases and steps are conflated, and so are previews: the newest replaces one that waits behind
-// the last image or trace. Image bytes are never
+// Phases and steps of an image are conflated, and so are its previews: the newest replaces one that
+// waits behind the last image or trace. Image bytes are never
 // dropped: an image waits until the one before it was taken, so that at most two are held for a
 // reader that does not read. Thread-safe.
 class EventQueue final : public JobEvents {
@@ -48,8 +48,8 @@ class EventQueue final : public JobEvents {
     size_t taken_bytes = 0;
   };
   std::optional<worker::v1::ExecuteResponse> TakePart(Sending& sending);
-  // Unless the queue is closed: appends it instead of an older T that nothing but steps and
-  // previews follow.
+  // Unless the queue is closed: appends it instead of an older T of the same image that nothing but
+  // steps and previews follow.
   template <typename T>
   bool Conflate(T newest);
 

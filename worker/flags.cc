@@ -49,6 +49,12 @@ ParsedFlags ParseFlags(int argc, const char* const* argv) {
       ->capture_default_str();
   app.add_option("--layout", flags.layout,
                  "How they divide it, such as pipefusion=2,patches=4; empty: one rank");
+  app.add_option(
+         "--batch-size", flags.batch_size,
+         "Images of calls that come together made in one pass; images of another batch size "
+         "have other bytes")
+      ->check(CLI::Range(1, kMaxBatchSize))
+      ->capture_default_str();
   app.add_option("--threads", flags.threads,
                  "CPU threads of an operation, each rank; 0: cores / ranks")
       ->check(CLI::Range(0, 1024))

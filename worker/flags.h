@@ -23,6 +23,7 @@ struct WorkerFlags {
   int ranks = 1;
   int group_ranks = 0;  // Of the group, on all of its workers; 0: ranks.
   int first_gpu = 0;    // Rank i of this worker has GPU first_gpu + i.
+  int batch_size = 1;
   int threads = 0;
   double default_guidance = 0;
   std::string warm_up;

@@ -1,11 +1,8 @@
-// One job: images of one prompt, made one after the other, each encoded while the next is made, the
-// last one while the next job's first is.
+// One job: images of one prompt, and what is told of them. Each is encoded while the ranks go on
+// with the next, the last ones while the next job's first are made.
 #pragma once
 
 #include <chrono>
-#include <functional>
-#include <memory>
-#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -13,9 +10,8 @@
 #include "absl/time/time.h"
 #include "engine/engine.h"
 #include "engine/image/image.h"
-#include "worker/job_agreement.h"
 #include "worker/place.h"
-#include "worker/rank_group.h"
+#include "worker/rank_trace.h"
 
 namespace patchflow {
 
@@ -44,14 +40,15 @@ struct FinishedImage {
   ImageFormat format = ImageFormat::kPng;
   std::string bytes;   // A whole file.
   std::string sha256;  // Of `bytes`: 32 bytes.
-  PhaseTimes times;
+  PhaseTimes times;    // Of its pass, and so are step_times and the memory.
   std::chrono::steady_clock::time_point encode_begin;
   absl::Duration encode_time;
   std::vector<absl::Duration> step_times;
   int64_t peak_memory_bytes = 0;
 };
 
-// Told by the threads of a job, one call at a time for each function.
+// Told by the threads of a job, one call at a time for each function. Images that are made in one
+// pass are told of side by side.
 class JobEvents {
  public:
   virtual ~JobEvents() = default;
@@ -66,39 +63,13 @@ class JobEvents {
   // In order. May block while an earlier image is not yet taken away; the ranks go on with the next
   // image meanwhile.
   virtual void OnImage(FinishedImage image) = 0;
-  // After the last OnTrace(), when the worker takes another job though the last image has yet to be
-  // encoded or taken away. Must not block. Ignored by default.
+  // After the last OnTrace(), when the worker takes another job though the last images have yet to
+  // be encoded or taken away. Must not block. Ignored by default.
   virtual void OnRanksFree() {}
   // Blocks until no image waits to be taken away. Does nothing by default.
   virtual void AwaitTaken() {}
   // Last, once, when the ranks are idle again and every image was handed over.
   virtual void OnEnd(const absl::Status& status) = 0;
 };
-
-class Encoder;
-
-// How a job stands when its ranks are idle.
-struct RanksEnd {
-  // What came of all but what is left.
-  absl::Status status;
-  // What is left: blocks until the last image was encoded and handed over, and says what came of
-  // that. Called once, on any thread. Empty if no image is left.
-  std::function<absl::Status()> last_image;
-};
-
-// Blocks until the ranks are idle and every image but the last was handed over: none by a group
-// without rank 0. Previews of images that ask for them go to OnPreview(); what the requests of
-// `job` would show them to is not called. Does not call OnRanksFree() and OnEnd(). Stops at `stop`,
-// or where other processes take part, when their `agreement` says so. `encoder`, which knows
-// earlier jobs, outlives what is left. `await_earlier`: called before an image of this job is
-// encoded, and blocks while what is left of a job before is; may be empty. Statuses as
-// RankGroup::Run, and Encoder's.
-RanksEnd RunRanks(RankGroup& group, const Job& job, const std::stop_token& stop, JobEvents& events,
-                  const std::shared_ptr<JobAgreement>& agreement, Encoder& encoder,
-                  const std::function<void()>& await_earlier = nullptr);
-
-// All of it.
-absl::Status RunJob(RankGroup& group, const Job& job, const std::stop_token& stop,
-                    JobEvents& events);
 
 }  // namespace patchflow

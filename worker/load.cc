@@ -52,7 +52,8 @@ absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(
                           {.model_dir = options.model_dir,
                            .device = options.devices.of_rank[index],
                            .dtype = options.devices.dtype,
-                           .text_hints = text_hints},
+                           .text_hints = text_hints,
+                           .batch_size = options.batch_size},
                           options.layout, description.transformer, *worlds->of_rank[index]);
     // Hosts take their time to read weights: the others' waiting is loading, not a hang.
     if (engine.ok() && options.group_ranks > group_here) {
@@ -128,7 +129,7 @@ Plan PlanOf(const LoadOptions& options, const std::string& model_digest) {
           .layout = absl::StrCat(
               ToString(options.layout),
               options.devices.are_gpus() && options.group_ranks > ranks ? " over hosts" : ""),
-          .batch_size = 1};
+          .batch_size = options.batch_size};
 }
 
 absl::StatusOr<ModelDescription> Describe(const LoadOptions& options) {
@@ -150,7 +151,8 @@ absl::StatusOr<ModelDescription> Describe(const LoadOptions& options) {
 WarmUpPlan PlanOfWarmUp(const LoadOptions& options, const ModelDescription& description) {
   return PlanWarmUp(
       options.warm_up, description, options.layout, options.devices.are_gpus(),
-      options.default_guidance > 0 ? options.default_guidance : description.default_guidance_scale);
+      options.default_guidance > 0 ? options.default_guidance : description.default_guidance_scale,
+      options.batch_size);
 }
 
 absl::StatusOr<LoadedGroup> Load(LoadOptions options, int first_rank,

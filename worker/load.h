@@ -21,6 +21,7 @@ struct LoadOptions {
   Devices devices;      // One for each rank of this process.
   int group_ranks = 0;  // Of the group, if they are more.
   Layout layout;
+  int batch_size = 1;                   // Rows of each pass, 1 .. kMaxBatchSize.
   int threads = 0;                      // Of an operation on CPUs, each rank; 0: cores / ranks.
   double default_guidance = 0;          // 0: the checkpoint's.
   std::vector<ImageSize> warm_up = {};  // None: see PlanWarmUp().

@@ -197,6 +197,7 @@ WorkerOptions OptionsOf(const WorkerFlags& flags, LoadOptions load, absl::Time p
   load.on_warm_up = [warms_up] { (*warms_up)(); };
   options.layout = ToString(load.layout);
   options.ranks = flags.ranks;
+  options.batch_size = flags.batch_size;
   options.process_start = process_start;
   const auto tell = [load](absl::StatusOr<LoadedGroup> loaded) {
     if (loaded.ok()) {
@@ -204,6 +205,7 @@ WorkerOptions OptionsOf(const WorkerFlags& flags, LoadOptions load, absl::Time p
           {{"device", loaded->offer.device},
            {"dtype", loaded->offer.dtype},
            {"layout", ToString(load.layout)},
+           {"batch_size", load.batch_size},
            {"model_digest", loaded->offer.model_digest},
            {"plan_digest", loaded->offer.plan_digest},
            {"warmup_seconds", absl::ToDoubleSeconds(loaded->offer.warmup_time)}});
@@ -260,6 +262,12 @@ int Main(int argc, char** argv) {
     return Refuse(absl::StrCat("--group-ranks: ", flags.group_ranks, " is less than the ",
                                flags.ranks, " of --ranks"));
   }
+  if (flags.batch_size > 1 && flags.group_ranks > flags.ranks) {
+    return Refuse(absl::StrCat("--batch-size: ", flags.batch_size,
+                               " needs all ranks of the group on this worker, but it has ",
+                               flags.ranks, " of the ", flags.group_ranks,
+                               " of --group-ranks: the limit is 1"));
+  }
   if (const auto wrong = CheckAddresses(flags); wrong.has_value()) return Refuse(*wrong);
 
   const absl::StatusOr<RankWatch> watch = StartWatch(flags);
@@ -273,6 +281,7 @@ int Main(int argc, char** argv) {
                            .devices = *std::move(devices),
                            .group_ranks = flags.group_ranks,
                            .layout = *std::move(layout),
+                           .batch_size = flags.batch_size,
                            .threads = flags.threads,
                            .default_guidance = flags.default_guidance,
                            .warm_up = *std::move(warm_up),

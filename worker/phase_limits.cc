@@ -42,7 +42,8 @@ void LearnedLimit::RecordUnlessKept(absl::Duration took) {
 }
 
 PhaseLimits::Key PhaseLimits::KeyOf(const ImageRequest& request, Phase phase) {
-  return {request.width_px, request.height_px, request.guidance_scale == 1, phase};
+  return {request.width_px, request.height_px, request.guidance_scale == 1, request.batch_size,
+          phase};
 }
 
 absl::Duration PhaseLimits::Limit(const ImageRequest& request, Phase phase) const {

@@ -30,10 +30,10 @@ class LearnedLimit {
   int kept_ = 0;  // Since the last one was forgotten for them.
 };
 
-// A limit for each phase of each shape (size, branches), learned from the longest pauses between
-// two signs of progress. Text takes no time when its embedding was kept or made ahead: those do not
-// count, and as one that was half made ahead does, the longest pause counts instead of the median.
-// Thread-safe.
+// A limit for each phase of each shape (size, branches, rows), learned from the longest pauses
+// between two signs of progress. Text takes no time when its embedding was kept or made ahead:
+// those do not count, and as one that was half made ahead does, the longest pause counts instead of
+// the median. Thread-safe.
 class PhaseLimits {
  public:
   explicit PhaseLimits(absl::Duration first_run, absl::Duration least = absl::Seconds(10))
@@ -44,7 +44,7 @@ class PhaseLimits {
   void Record(const ImageRequest& request, Phase phase, absl::Duration longest_pause);
 
  private:
-  using Key = std::tuple<int, int, bool, Phase>;
+  using Key = std::tuple<int, int, bool, int, Phase>;
   static Key KeyOf(const ImageRequest& request, Phase phase);
 
   absl::Duration first_run_;

@@ -1,9 +1,11 @@
 #include "worker/previewer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <deque>
+#include <iterator>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,50 +29,60 @@ absl::StatusOr<std::string> DrawFile(const DrawPreview& draw, const Metadata& me
 
 // Kept alive by a thread that is left behind, and by requests of ranks that are.
 struct Previewer::State {
+  struct Target {
+    JobEvents* events;
+    int image_index;
+    Metadata metadata;
+  };
   struct Preview {
-    int image_index = 0;
+    std::shared_ptr<const Target> target;
     int steps_done = 0;
     DrawPreview draw;
   };
 
-  State(JobEvents& job, Metadata of_previews) : events(job), metadata(std::move(of_previews)) {}
-
-  JobEvents& events;
-  const Metadata metadata;
   std::mutex mutex;
   std::condition_variable changed;
-  int64_t turn = 0;  // Of the image whose previews are taken.
-  bool open = false;
+  int64_t turn = 0;  // Of the pass whose previews are taken.
   bool quit = false;
   bool ended = false;
-  std::optional<Preview> waiting;
+  std::deque<Preview> waiting;
   std::vector<Preview> replaced;  // To be destroyed on the thread, since that may wait.
   bool drawing = false;
 
   void Take(int64_t of_turn, Preview preview) {
     const std::lock_guard lock(mutex);
-    if (!open || of_turn != turn) return;
-    Discard();
-    waiting = std::move(preview);
+    if (of_turn != turn) return;
+    const auto older = std::find_if(waiting.begin(), waiting.end(), [&](const Preview& one) {
+      return one.target == preview.target;
+    });
+    if (older == waiting.end()) {
+      waiting.push_back(std::move(preview));
+    } else {
+      replaced.push_back(std::exchange(*older, std::move(preview)));
+    }
     changed.notify_all();
   }
 
-  void Discard() {
-    if (waiting.has_value()) replaced.push_back(*std::exchange(waiting, std::nullopt));
+  // What is drawn of the pass is handed over no more.
+  void EndPass() {
+    ++turn;
+    std::move(waiting.begin(), waiting.end(), std::back_inserter(replaced));
+    waiting.clear();
   }
 
   void Run() {
     std::unique_lock lock(mutex);
     while (true) {
-      changed.wait(lock, [this] { return quit || waiting.has_value(); });
+      changed.wait(lock, [this] { return quit || !waiting.empty(); });
       if (quit) break;
-      Preview preview = *std::exchange(waiting, std::nullopt);
+      Preview preview = std::move(waiting.front());
+      waiting.pop_front();
       std::vector<Preview> old = std::move(replaced);
       replaced.clear();
       const int64_t of_turn = turn;
       drawing = true;
       lock.unlock();
-      const absl::StatusOr<std::string> file = DrawFile(preview.draw, metadata);
+      const absl::StatusOr<std::string> file = DrawFile(preview.draw, preview.target->metadata);
       preview.draw = nullptr;
       old.clear();
       if (!file.ok()) {
@@ -79,12 +91,12 @@ struct Previewer::State {
       lock.lock();
       drawing = false;
       // Under the lock: nothing is handed over after Finish().
-      if (file.ok() && open && of_turn == turn) {
-        events.OnPreview(preview.image_index, preview.steps_done, *file);
+      if (file.ok() && of_turn == turn) {
+        preview.target->events->OnPreview(preview.target->image_index, preview.steps_done, *file);
       }
       changed.notify_all();
     }
-    Discard();
+    EndPass();
     std::vector<Preview> old = std::move(replaced);
     replaced.clear();
     lock.unlock();
@@ -95,15 +107,14 @@ struct Previewer::State {
   }
 };
 
-Previewer::Previewer(JobEvents& events, Metadata metadata)
-    : state_(std::make_shared<State>(events, std::move(metadata))),
-      thread_([state = state_] { state->Run(); }) {}
+Previewer::Previewer()
+    : state_(std::make_shared<State>()), thread_([state = state_] { state->Run(); }) {}
 
 Previewer::~Previewer() {
   bool ended = false;
   {
     std::unique_lock lock(state_->mutex);
-    state_->open = false;
+    state_->EndPass();
     state_->quit = true;
     state_->changed.notify_all();
     ended = state_->changed.wait_for(lock, kPatience, [this] { return state_->ended; });
@@ -115,21 +126,21 @@ Previewer::~Previewer() {
   }
 }
 
-std::function<void(int, DrawPreview)> Previewer::Of(int image_index) {
+std::function<void(int, DrawPreview)> Previewer::Of(JobEvents& events, int image_index,
+                                                    Metadata metadata) {
+  const auto target = std::make_shared<const State::Target>(
+      State::Target{&events, image_index, std::move(metadata)});
   const std::lock_guard lock(state_->mutex);
-  state_->open = true;
-  const int64_t turn = ++state_->turn;
-  return [state = state_, image_index, turn](int steps_done, DrawPreview draw) {
-    state->Take(turn, {image_index, steps_done, std::move(draw)});
+  return [state = state_, target, turn = state_->turn](int steps_done, DrawPreview draw) {
+    state->Take(turn, {target, steps_done, std::move(draw)});
   };
 }
 
 void Previewer::Finish() {
   std::unique_lock lock(state_->mutex);
   state_->changed.wait_for(lock, kPatience,
-                           [this] { return !state_->waiting.has_value() && !state_->drawing; });
-  state_->open = false;
-  state_->Discard();
+                           [this] { return state_->waiting.empty() && !state_->drawing; });
+  state_->EndPass();
 }
 
 }  // namespace patchflow

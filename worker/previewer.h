@@ -1,4 +1,4 @@
-// Draws and encodes the previews of a job on a thread of its own, beside the ranks.
+// Draws and encodes the previews of a batch on a thread of its own, beside the ranks.
 #pragma once
 
 #include <functional>
@@ -11,25 +11,26 @@
 
 namespace patchflow {
 
-// Only the newest preview waits: one that comes takes the place of one that nobody has begun to
-// draw. Thread-safe.
+// Only the newest preview of an image waits: one that comes takes the place of one that nobody has
+// begun to draw. Thread-safe.
 class Previewer {
  public:
-  // `events` must outlive this. `metadata`: of every preview.
-  explicit Previewer(JobEvents& events, Metadata metadata = {});
+  Previewer();
   // Ends the thread. One that is still drawing after a second, which waits for a device that hangs,
   // is left behind and hands over nothing.
   ~Previewer();
   Previewer(const Previewer&) = delete;
   Previewer& operator=(const Previewer&) = delete;
 
-  // What a request shows its previews to, for the image that is being made. May be called, and
-  // kept, for ever: after Finish() it does nothing.
-  std::function<void(int steps_done, DrawPreview draw)> Of(int image_index);
+  // What a request shows its previews to, for an image of the pass that is being made, which is
+  // told `events`; `metadata`: of every preview. May be called, and kept, for ever: after Finish()
+  // it does nothing, and `events` may go.
+  std::function<void(int steps_done, DrawPreview draw)> Of(JobEvents& events, int image_index,
+                                                           Metadata metadata = {});
 
-  // Returns when the newest preview of the image was handed to events.OnPreview(), as it mostly was
-  // while the image was decoded, but after a second at the latest; what is not handed over by then
-  // never is. So previews of an image come before the image.
+  // Ends the pass. Returns when the newest preview of each image was handed to its OnPreview(), as
+  // it mostly was while the images were decoded, but after a second at the latest; what is not
+  // handed over by then never is. So previews of an image come before the image.
   void Finish();
 
  private:

@@ -89,7 +89,7 @@ absl::Status CheckWarmUp(const std::vector<ImageSize>& sizes, const ModelDescrip
 }
 
 WarmUpPlan PlanWarmUp(std::vector<ImageSize> sizes, const ModelDescription& model,
-                      const Layout& layout, bool on_gpus, double guidance_scale) {
+                      const Layout& layout, bool on_gpus, double guidance_scale, int batch_size) {
   WarmUpPlan plan;
   plan.sizes = std::move(sizes);
   if (plan.sizes.empty()) {
@@ -100,6 +100,7 @@ WarmUpPlan PlanWarmUp(std::vector<ImageSize> sizes, const ModelDescription& mode
   plan.request.steps = layout.is_stale() ? layout.warmup_steps + 2 : 2;
   plan.request.guidance_scale = guidance_scale;
   plan.request.scheduler = model.default_scheduler;
+  plan.request.batch_size = batch_size;
   // DistriFusion's last step is one of its own kind, of which an image has one.
   if (on_gpus && layout.cuda_graphs && layout.distrifusion > 1) plan.images_each = 2;
   return plan;

@@ -43,9 +43,10 @@ struct WarmUpPlan {
 
 // `sizes` or, if there are none, the model's default one, at most 256 px a side on CPUs. Steps and
 // images are so many that every CUDA graph of a size has run twice: the second time captures it.
-// Graphs belong to a guidance scale: give that of requests that name none.
+// Graphs belong to a guidance scale and a batch size: give those of requests that name none.
 WarmUpPlan PlanWarmUp(std::vector<ImageSize> sizes, const ModelDescription& model,
-                      const Layout& layout, bool on_gpus, double guidance_scale);
+                      const Layout& layout, bool on_gpus, double guidance_scale,
+                      int batch_size = 1);
 
 // Makes them one after the other, each under the group's watchdog of a shape that is new, and logs
 // what each size took. All of it together, or the error of the first that fails, which ends the

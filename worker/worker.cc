@@ -1,6 +1,8 @@
 #include "worker/worker.h"
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -24,6 +26,24 @@ const char* NameOf(WorkerState state) {
 // After these the ranks are as good as before.
 bool IsHarmless(const absl::Status& status) {
   return status.ok() || absl::IsCancelled(status) || absl::IsInvalidArgument(status);
+}
+
+// How long the images of calls that went well hold up that the worker is FAILED.
+constexpr std::chrono::seconds kHandOver{5};
+
+void LogEnd(const BatchCall& call, const absl::Status& status, absl::Time begin) {
+  Log(IsHarmless(status) ? LogLevel::kInfo : LogLevel::kError, "job ended",
+      {{"request_id", call.job.request_id},
+       {"traceparent", call.job.traceparent},
+       {"code", absl::StatusCodeToString(status.code())},
+       {"images", call.job.images.size()},
+       {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}});
+}
+
+// All of it: blocks until its last images are handed over.
+absl::Status WholeOf(const CallEnd& end) {
+  const absl::Status last = end.last_images ? end.last_images() : absl::OkStatus();
+  return last.ok() ? end.status : last;
 }
 
 absl::Status Precondition(const char* message, const char* reason) {
@@ -104,67 +124,89 @@ void Worker::Main() {
     }
     SetState(WorkerState::kReady);
   }
-  std::unique_lock lock(mutex_);
-  while (true) {
-    changed_.wait(lock, [this] { return stopping_ || next_.has_value(); });
-    if (!next_.has_value()) break;
-    Task task = *std::exchange(next_, std::nullopt);
-    lock.unlock();
-    Run(task);
-    lock.lock();
-  }
-  lock.unlock();
-  AwaitTail();
+  while (const std::optional<Batch> batch = AwaitBatch()) Run(*batch);
+  AwaitTails();
   const bool all_ended = !loaded_.has_value() || loaded_->group->Stop();
-  lock.lock();
+  const std::lock_guard lock(mutex_);
   left_behind_ = !all_ended;
   ended_ = true;
   changed_.notify_all();
 }
 
-void Worker::Run(const Task& task) {
+std::optional<Batch> Worker::AwaitBatch() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return stopping_ || next_.has_value(); });
+  if (!next_.has_value()) return std::nullopt;
+  changed_.wait_until(lock, next_->deadline(), [this] { return stopping_ || next_->full(); });
+  return std::exchange(next_, std::nullopt);
+}
+
+void Worker::Run(const Batch& batch) {
   const absl::Time begin = absl::Now();
-  RanksEnd end;
-  {
-    const std::stop_callback caller(task.stop, [this] { stop_running_.request_stop(); });
-    const std::stop_token stop =
-        task.agreement == nullptr ? stop_running_.get_token() : std::stop_token();
-    end = RunRanks(*loaded_->group, task.job, stop, *task.events, task.agreement, *loaded_->encoder,
-                   [this] { AwaitTail(); });
+  const std::vector<CallEnd> ends = RunBatch(*loaded_->group, batch, stop_running_.get_token(),
+                                             *loaded_->encoder, [this] { AwaitTails(); });
+  if (membership_ != nullptr) membership_->End(batch.calls().front().job.number);
+  const bool well = std::all_of(ends.begin(), ends.end(),
+                                [](const CallEnd& end) { return IsHarmless(end.status); });
+  const bool free = well && SetState(WorkerState::kReady);
+  for (size_t i = 0; i < ends.size(); ++i) {
+    if (IsHarmless(ends[i].status)) EndWell(batch.calls()[i], ends[i], free, begin);
   }
-  if (membership_ != nullptr) membership_->End(task.job.number);
-  const auto rest = [task, begin, end] {
-    const absl::Status last = end.last_image();
-    return last.ok() ? end.status : last;
-  };
-  if (end.last_image == nullptr || !IsHarmless(end.status)) {
-    End(task, begin, end.last_image == nullptr ? end.status : rest(), /*idle=*/true);
+  if (!well) FailBatch(batch, ends, begin);
+}
+
+void Worker::EndWell(const BatchCall& call, const CallEnd& end, bool free, absl::Time begin) {
+  if (end.last_images == nullptr) {
+    LogEnd(call, end.status, begin);
+    call.events->OnEnd(end.status);
     return;
   }
-  if (SetState(WorkerState::kReady)) task.events->OnRanksFree();
-  tail_ = std::thread([this, task, begin, rest] {
-    const absl::Status status = rest();
-    task.events->AwaitTaken();
-    End(task, begin, status, /*idle=*/false);
+  if (free) call.events->OnRanksFree();
+  BeginTail(call, end, begin);
+}
+
+void Worker::BeginTail(const BatchCall& call, const CallEnd& end, absl::Time begin) {
+  {
+    const std::lock_guard lock(mutex_);
+    ++open_tails_;
+  }
+  tails_.emplace_back([this, call, end, begin] {
+    const absl::Status status = WholeOf(end);
+    call.events->AwaitTaken();
+    LogEnd(call, status, begin);
+    const bool fails_first = !IsHarmless(status) && SetState(WorkerState::kFailed, status);
+    call.events->OnEnd(status);
+    if (fails_first) options_.on_failed(status);
+    const std::lock_guard lock(mutex_);
+    --open_tails_;
+    changed_.notify_all();
   });
 }
 
-void Worker::End(const Task& task, absl::Time begin, const absl::Status& status, bool idle) {
-  const bool failed = !IsHarmless(status);
-  Log(failed ? LogLevel::kError : LogLevel::kInfo, "job ended",
-      {{"request_id", task.job.request_id},
-       {"traceparent", task.job.traceparent},
-       {"code", absl::StatusCodeToString(status.code())},
-       {"images", task.job.images.size()},
-       {"seconds", absl::ToDoubleSeconds(absl::Now() - begin)}});
-  const bool fails_first = failed && SetState(WorkerState::kFailed, status);
-  if (!failed && idle) SetState(WorkerState::kReady);
-  task.events->OnEnd(status);
-  if (fails_first) options_.on_failed(status);
+void Worker::AwaitTails() {
+  for (std::thread& tail : tails_) tail.join();
+  tails_.clear();
 }
 
-void Worker::AwaitTail() {
-  if (tail_.joinable()) tail_.join();
+void Worker::FailBatch(const Batch& batch, const std::vector<CallEnd>& ends, absl::Time begin) {
+  std::vector<std::pair<const BatchCall*, absl::Status>> failed;
+  for (size_t i = 0; i < ends.size(); ++i) {
+    if (!IsHarmless(ends[i].status)) failed.emplace_back(&batch.calls()[i], WholeOf(ends[i]));
+  }
+  const bool others_hand_over = std::any_of(ends.begin(), ends.end(), [](const CallEnd& end) {
+    return IsHarmless(end.status) && end.last_images != nullptr;
+  });
+  if (others_hand_over) {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, kHandOver, [this] { return open_tails_ == 0; });
+  }
+  const absl::Status& why = failed.front().second;
+  const bool fails_first = SetState(WorkerState::kFailed, why);
+  for (const auto& [call, status] : failed) {
+    LogEnd(*call, status, begin);
+    call->events->OnEnd(status);
+  }
+  if (fails_first) options_.on_failed(why);
 }
 
 absl::Status Worker::Start(Job job, std::stop_token stop, std::shared_ptr<JobEvents> events) {
@@ -178,6 +220,7 @@ absl::Status Worker::Start(Job job, std::stop_token stop, std::shared_ptr<JobEve
     case WorkerState::kFailed:
       return Unavailable("the worker has failed", "ENGINE_FAILED");
     case WorkerState::kBusy:
+      if (next_.has_value() && next_->Fits(job)) break;
       return WithEngineReason(absl::ResourceExhaustedError("the worker runs another job"),
                               "WORKER_BUSY");
     case WorkerState::kReady:
@@ -189,12 +232,16 @@ absl::Status Worker::Start(Job job, std::stop_token stop, std::shared_ptr<JobEve
     if (!begun.ok()) return begun.status();
     agreement = *std::move(begun);
   }
-  snapshot_.state = WorkerState::kBusy;
-  ++snapshot_.version;
   Log(LogLevel::kDebug, "job begins",
       {{"request_id", job.request_id}, {"number", job.number}, {"images", job.images.size()}});
-  stop_running_ = std::stop_source();
-  next_ = Task{std::move(job), std::move(stop), std::move(events), std::move(agreement)};
+  BatchCall call{std::move(job), std::move(stop), std::move(events), std::move(agreement)};
+  if (next_.has_value()) {
+    next_->Add(std::move(call));
+  } else {
+    next_.emplace(std::move(call), options_.batch_size, options_.batch_delay);
+    snapshot_.state = WorkerState::kBusy;
+    ++snapshot_.version;
+  }
   changed_.notify_all();
   return absl::OkStatus();
 }

@@ -1,7 +1,8 @@
-// A worker without its transport: loads a group of ranks, then runs one job at a time on it, while
-// the last image of the job before may still be compressed and sent.
+// A worker without its transport: loads a group of ranks, then runs one batch of jobs at a time on
+// it, while the last images of the batch before may still be compressed and sent.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -17,6 +18,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/text_hints.h"
+#include "worker/batch.h"
+#include "worker/batch_run.h"
 #include "worker/device_fault.h"
 #include "worker/job.h"
 #include "worker/membership.h"
@@ -48,6 +51,9 @@ struct ShareOptions {
 struct WorkerOptions {
   std::string layout;
   int ranks = 1;
+  int batch_size = 1;  // Rows of each pass. With a share: 1.
+  // How long a batch that is not full waits for more calls.
+  std::chrono::steady_clock::duration batch_delay = kBatchDelay;
   absl::Time process_start;
   std::function<absl::StatusOr<LoadedGroup>()> load;  // Called once, on the worker's thread.
   std::optional<ShareOptions> share = std::nullopt;   // Instead of `load`.
@@ -70,16 +76,19 @@ class Worker {
   explicit Worker(WorkerOptions options);  // Starts to load.
   ~Worker();                               // Stop(), without a bound.
 
-  // Begins a job. RESOURCE_EXHAUSTED / WORKER_BUSY, UNAVAILABLE / STARTING while it loads, DRAINING
-  // after Stop(), ENGINE_FAILED. If OK, `events` is told all of it, OnRanksFree() or OnEnd() when
-  // the worker is READY again (or FAILED): with OnRanksFree() the last image is left to be encoded
-  // and taken away. So much is left of one job at most: at the next one's end, the worker waits for
-  // that. Of a share, `stop` does nothing: see Membership.
+  // Begins a job, alone or in a batch that is being collected: it joins one that waits, if it fits
+  // (see Batch), or opens one. RESOURCE_EXHAUSTED / WORKER_BUSY, UNAVAILABLE / STARTING while it
+  // loads, DRAINING after Stop(), ENGINE_FAILED. If OK, `events` is told all of it, OnRanksFree()
+  // or OnEnd() when the worker is READY again (or FAILED): with OnRanksFree() the images of the
+  // last pass are left to be encoded and taken away. So much is left of one batch at most: at the
+  // next one's end, the worker waits for that. Of a share, `stop` does nothing: see Membership;
+  // else see RunBatch().
   absl::Status Start(Job job, std::stop_token stop, std::shared_ptr<JobEvents> events);
 
-  // Texts that a job to come may have, at most two, encoded beside what the ranks do. Does not
-  // wait. Ignored while it loads, and by a group whose ranks share the text encoder.
+  // Texts that a job to come may have, at most max_hinted_texts(), encoded beside what the ranks
+  // do. Does not wait. Ignored while it loads, and by a group whose ranks share the text encoder.
   void Prepare(std::vector<std::string> texts);
+  int max_hinted_texts() const { return 2 * options_.batch_size; }
 
   // Of a share (FAILED_PRECONDITION otherwise): the id of a new world while it is WAITING; its
   // place; a new owner; its end. STALE_EPOCH as Membership says.
@@ -114,22 +123,22 @@ class Worker {
   int64_t NcclErrors() const { return options_.nccl_errors ? options_.nccl_errors() : 0; }
   const std::string& layout() const { return options_.layout; }
   int ranks() const { return options_.ranks; }
+  int batch_size() const { return options_.batch_size; }
 
  private:
-  struct Task {
-    Job job;
-    std::stop_token stop;
-    std::shared_ptr<JobEvents> events;
-    std::shared_ptr<JobAgreement> agreement;  // Of a share.
-  };
   void Main();
   // Nothing if it was stopped before it had its place.
   std::optional<absl::StatusOr<LoadedGroup>> Load();
   std::optional<Place> AwaitPlace();
-  void Run(const Task& task);
-  // The job's end, whether its ranks' or its last image's. `idle`: the former.
-  void End(const Task& task, absl::Time begin, const absl::Status& status, bool idle);
-  void AwaitTail();
+  // The next batch, as full as it gets; nothing once it is stopped.
+  std::optional<Batch> AwaitBatch();
+  void Run(const Batch& batch);
+  // Tells a call that went well that the ranks are free, unless they are lost, or its end.
+  void EndWell(const BatchCall& call, const CallEnd& end, bool free, absl::Time begin);
+  // Those that did not go well, once the images of the others were handed over.
+  void FailBatch(const Batch& batch, const std::vector<CallEnd>& ends, absl::Time begin);
+  void BeginTail(const BatchCall& call, const CallEnd& end, absl::Time begin);
+  void AwaitTails();
   // False, and nothing changes, if it is FAILED already.
   bool SetState(WorkerState state, const absl::Status& failure = absl::OkStatus());
 
@@ -138,14 +147,16 @@ class Worker {
   mutable std::mutex mutex_;
   mutable std::condition_variable_any changed_;
   Snapshot snapshot_;
-  std::optional<Task> next_;
+  std::optional<Batch> next_;  // Is collected.
   bool stopping_ = false;
   bool ended_ = false;  // The thread has destroyed the group.
   bool left_behind_ = false;
-  std::stop_source stop_running_;
+  const std::stop_source stop_running_;
   std::optional<LoadedGroup> loaded_;  // Set once, by the thread.
   absl::Time load_start_;              // Used by the thread.
-  std::thread tail_;  // Of the job before: waits for its last image. Used by the thread.
+  int open_tails_ = 0;
+  // Of the batch before, one a call: waits for its last images. Used by the thread.
+  std::vector<std::thread> tails_;
   std::jthread thread_;
 };
 

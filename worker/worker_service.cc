@@ -11,7 +11,6 @@ namespace patchflow {
 namespace {
 
 constexpr int kMaxWatchers = 16;
-constexpr int kMaxHintedTexts = 2;
 
 grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
@@ -23,11 +22,11 @@ Ownership OwnershipOf(const worker::v1::Ownership& ownership) {
   return {ownership.owner(), ownership.epoch()};
 }
 
-absl::Status CheckHint(const worker::v1::PrepareRequest& hint) {
-  if (hint.texts_size() > kMaxHintedTexts) {
+absl::Status CheckHint(const worker::v1::PrepareRequest& hint, int max_texts) {
+  if (hint.texts_size() > max_texts) {
     return WithEngineReason(
         absl::InvalidArgumentError(absl::StrCat("texts: ", hint.texts_size(), " of them; at most ",
-                                                kMaxHintedTexts, " are allowed")),
+                                                max_texts, " are allowed")),
         "INVALID_REQUEST");
   }
   for (const std::string& text : hint.texts()) {
@@ -61,6 +60,7 @@ grpc::ServerUnaryReactor* WorkerService::Describe(grpc::CallbackServerContext* c
   response->set_layout(worker_.layout());
   response->set_ranks(worker_.ranks());
   response->set_group_ranks(worker_.ranks());
+  response->set_batch_size(worker_.batch_size());
   if (const Membership* membership = worker_.membership()) {
     response->set_group_ranks(membership->group_ranks());
     response->set_first_rank(membership->place().value_or(Place()).first_rank);
@@ -80,7 +80,7 @@ grpc::ServerUnaryReactor* WorkerService::Describe(grpc::CallbackServerContext* c
 grpc::ServerUnaryReactor* WorkerService::Prepare(grpc::CallbackServerContext* context,
                                                  const worker::v1::PrepareRequest* request,
                                                  worker::v1::PrepareResponse* /*response*/) {
-  const absl::Status status = CheckHint(*request);
+  const absl::Status status = CheckHint(*request, worker_.max_hinted_texts());
   if (status.ok()) worker_.Prepare({request->texts().begin(), request->texts().end()});
   return Reply(context, status);
 }

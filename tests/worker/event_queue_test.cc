@@ -54,6 +54,27 @@ TEST_F(EventQueueTest, StepsAndPreviewsReplaceTheirOwnKindHoweverTheyMix) {
   EXPECT_FALSE(queue_.Take().has_value());
 }
 
+TEST_F(EventQueueTest, ImagesOfAPassDoNotReplaceEachOther) {
+  for (int step = 1; step <= 50; ++step) {
+    for (const int image : {3, 5}) {
+      queue_.OnPhase(image, JobPhase::kDenoise, step);
+      queue_.OnPreview(image, step, "png");
+    }
+  }
+  std::vector<std::pair<int, int>> steps;
+  std::vector<std::pair<int, int>> previews;
+  while (const auto message = queue_.Take()) {
+    if (message->has_step()) {
+      steps.emplace_back(message->step().image_index(), message->step().steps_done());
+    } else {
+      previews.emplace_back(message->preview().image_index(), message->preview().step());
+    }
+  }
+  const std::vector<std::pair<int, int>> newest = {{3, 50}, {5, 50}};
+  EXPECT_EQ(steps, newest);
+  EXPECT_EQ(previews, newest);
+}
+
 TEST_F(EventQueueTest, APreviewBeforeATraceStaysBeforeIt) {
   queue_.OnPreview(0, 2, "first");
   queue_.OnTrace(0, {});

@@ -18,6 +18,8 @@ struct FakeEngineOptions {
   // Called before each step on the rank's thread; may throw or sleep.
   std::function<void(const ImageRequest&, int step)> before_step = nullptr;
   std::function<void(const ImageRequest&)> before_decode = nullptr;
+  // Called with what was made, to spoil it.
+  std::function<void(const ImageRequest&, Generated&)> after = nullptr;
 };
 
 // Every byte of an image is its seed.
@@ -69,6 +71,7 @@ class FakeEngine final : public Engine {
       }
     }
     result.step_times.resize(request.steps, absl::FromChrono(options_.step));
+    if (options_.after) options_.after(request, result);
     return result;
   }
 

@@ -1,5 +1,4 @@
-#include "worker/job.h"
-
+// One job alone in passes of one row, as workers without batches make it.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -8,6 +7,7 @@
 #include <thread>
 
 #include "tests/worker/fake_group.h"
+#include "worker/batch_run.h"
 #include "worker/digest.h"
 #include "worker/encoder.h"
 
@@ -63,7 +63,18 @@ Job JobOfImages(const std::vector<int>& indices, int steps = 3) {
 class JobTest : public ::testing::Test {
  protected:
   void Start(const FakeEngineOptions& engine) { group_ = *StartFakeGroup(2, engine); }
-  absl::Status Run(const Job& job) { return RunJob(*group_, job, stop_.get_token(), events_); }
+  CallEnd RunRanks(const Job& job, Encoder& encoder,
+                   const std::function<void()>& await_earlier = nullptr) {
+    const std::shared_ptr<JobEvents> events(std::shared_ptr<JobEvents>(), &events_);
+    return RunBatch(*group_, Batch({job, {}, events}, 1), stop_.get_token(), encoder, await_earlier)
+        .at(0);
+  }
+  absl::Status Run(const Job& job) {
+    Encoder encoder;
+    const CallEnd end = RunRanks(job, encoder);
+    const absl::Status last = end.last_images ? end.last_images() : absl::OkStatus();
+    return last.ok() ? end.status : last;
+  }
 
   std::unique_ptr<RankGroup> group_;
   std::stop_source stop_;
@@ -124,14 +135,13 @@ TEST_F(JobTest, TheLastImageIsLeftWhenTheRanksAreIdle) {
   };
   Encoder encoder;
   int awaited = 0;
-  const RanksEnd end = RunRanks(*group_, JobOfImages({1, 2, 3}), stop_.get_token(), events_,
-                                nullptr, encoder, [&] { ++awaited; });
+  const CallEnd end = RunRanks(JobOfImages({1, 2, 3}), encoder, [&] { ++awaited; });
   EXPECT_TRUE(end.status.ok());
   EXPECT_EQ(awaited, 1) << "for an earlier job's, before the first of this one is encoded";
   EXPECT_EQ(events_.traces.size(), 3U);
-  ASSERT_TRUE(end.last_image);
+  ASSERT_TRUE(end.last_images);
   take = true;
-  EXPECT_TRUE(end.last_image().ok());
+  EXPECT_TRUE(end.last_images().ok());
   EXPECT_EQ(events_.images.size(), 3U);
 }
 
@@ -139,10 +149,10 @@ TEST_F(JobTest, NothingIsLeftOfAJobWithoutAnImage) {
   Start({});
   stop_.request_stop();
   Encoder encoder;
-  const RanksEnd end = RunRanks(*group_, JobOfImages({0}), stop_.get_token(), events_, nullptr,
-                                encoder, [] { ADD_FAILURE() << "nothing is encoded"; });
+  const CallEnd end =
+      RunRanks(JobOfImages({0}), encoder, [] { ADD_FAILURE() << "nothing is encoded"; });
   EXPECT_TRUE(absl::IsCancelled(end.status));
-  EXPECT_FALSE(end.last_image);
+  EXPECT_FALSE(end.last_images);
 }
 
 TEST_F(JobTest, AStoppedJobIsCancelledAndStillHandsOverWhatWasMade) {

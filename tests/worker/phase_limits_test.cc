@@ -18,6 +18,9 @@ TEST(PhaseLimitsTest, AnUnknownShapeHasTheFirstRunsLimit) {
   EXPECT_EQ(limits.Limit(Square(512), Phase::kDenoise), absl::Seconds(120));
   EXPECT_EQ(limits.Limit(Square(256, 1), Phase::kDenoise), absl::Seconds(120));
   EXPECT_EQ(limits.Limit(Square(256), Phase::kDecode), absl::Seconds(120));
+  ImageRequest batch = Square(256);
+  batch.batch_size = 4;
+  EXPECT_EQ(limits.Limit(batch, Phase::kDenoise), absl::Seconds(120));
 }
 
 TEST(PhaseLimitsTest, AShortPauseIsGrantedTenSeconds) {

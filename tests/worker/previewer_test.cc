@@ -45,10 +45,10 @@ Image SmallImage() { return {2, 1, {1, 2, 3, 4, 5, 6}}; }
 
 TEST(PreviewerTest, HandsOverPngFilesUnderTheirImageAndStep) {
   Recorder events;
-  Previewer previewer(events);
-  previewer.Of(3)(2, SmallImage);
+  Previewer previewer;
+  previewer.Of(events, 3)(2, SmallImage);
   previewer.Finish();
-  previewer.Of(5)(4, SmallImage);
+  previewer.Of(events, 5)(4, SmallImage);
   previewer.Finish();
   EXPECT_THAT(events.previews, ElementsAre(Pair(3, 2), Pair(5, 4)));
   EXPECT_EQ(events.files.at(0), EncodeImage(SmallImage(), {}).value());
@@ -57,8 +57,8 @@ TEST(PreviewerTest, HandsOverPngFilesUnderTheirImageAndStep) {
 TEST(PreviewerTest, TheFilesTellWhereTheyComeFrom) {
   Recorder events;
   const Metadata mark = {{std::string(kDigitalSourceType), "trainedAlgorithmicMedia"}};
-  Previewer previewer(events, mark);
-  previewer.Of(0)(1, SmallImage);
+  Previewer previewer;
+  previewer.Of(events, 0, mark)(1, SmallImage);
   previewer.Finish();
   EXPECT_EQ(events.files.at(0), EncodeImage(SmallImage(), {.metadata = mark}).value());
   EXPECT_NE(events.files.at(0), EncodeImage(SmallImage(), {}).value());
@@ -66,8 +66,8 @@ TEST(PreviewerTest, TheFilesTellWhereTheyComeFrom) {
 
 TEST(PreviewerTest, TheNewestTakesThePlaceOfOneThatWaits) {
   Recorder events;
-  Previewer previewer(events);
-  const auto show = previewer.Of(0);
+  Previewer previewer;
+  const auto show = previewer.Of(events, 0);
   std::promise<void> drawing;
   std::promise<void> go_on;
   show(1, [&] {
@@ -84,13 +84,38 @@ TEST(PreviewerTest, TheNewestTakesThePlaceOfOneThatWaits) {
   EXPECT_THAT(events.previews, ElementsAre(Pair(0, 1), Pair(0, 100)));
 }
 
+TEST(PreviewerTest, ImagesOfAPassAreDrawnApart) {
+  Recorder one;
+  Recorder other;
+  Previewer previewer;
+  const auto first = previewer.Of(one, 0);
+  const auto second = previewer.Of(one, 1);
+  const auto third = previewer.Of(other, 1);
+  std::promise<void> drawing;
+  std::promise<void> go_on;
+  first(1, [&] {
+    drawing.set_value();
+    go_on.get_future().wait();
+    return SmallImage();
+  });
+  drawing.get_future().wait();
+  for (const int step : {1, 2}) {
+    second(step, SmallImage);
+    third(step, SmallImage);
+  }
+  go_on.set_value();
+  previewer.Finish();
+  EXPECT_THAT(one.previews, ElementsAre(Pair(0, 1), Pair(1, 2)));
+  EXPECT_THAT(other.previews, ElementsAre(Pair(1, 2)));
+}
+
 TEST(PreviewerTest, NothingComesAfterFinish) {
   Recorder events;
-  Previewer previewer(events);
-  const auto late = previewer.Of(0);
+  Previewer previewer;
+  const auto late = previewer.Of(events, 0);
   previewer.Finish();
   late(1, SmallImage);
-  const auto next = previewer.Of(1);
+  const auto next = previewer.Of(events, 1);
   late(2, SmallImage);
   next(1, SmallImage);
   previewer.Finish();
@@ -103,8 +128,8 @@ TEST(PreviewerTest, ADrawingThatHangsIsLeftBehindAndHandsOverNothing) {
   auto ended = std::make_shared<std::promise<void>>();
   Recorder events;
   {
-    Previewer previewer(events);
-    const auto show = previewer.Of(0);
+    Previewer previewer;
+    const auto show = previewer.Of(events, 0);
     show(1, [&drawing, go_on, ended] {
       drawing.set_value();
       go_on->get_future().wait();
@@ -123,11 +148,11 @@ TEST(PreviewerTest, ADrawingThatHangsIsLeftBehindAndHandsOverNothing) {
 
 TEST(PreviewerTest, OneThatCannotBeDrawnIsLeftOut) {
   Recorder events;
-  Previewer previewer(events);
-  const auto show = previewer.Of(0);
+  Previewer previewer;
+  const auto show = previewer.Of(events, 0);
   show(1, []() -> Image { throw std::runtime_error("the device is gone"); });
   previewer.Finish();
-  previewer.Of(0)(2, SmallImage);
+  previewer.Of(events, 0)(2, SmallImage);
   previewer.Finish();
   EXPECT_THAT(events.previews, ElementsAre(Pair(0, 2)));
 }

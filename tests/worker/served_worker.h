@@ -99,6 +99,8 @@ class WorkerServiceTest : public ::testing::Test {
     WorkerOptions options;
     options.layout = "serial";
     options.ranks = 2;
+    options.batch_size = batch_size_;
+    options.batch_delay = batch_delay_;
     options.process_start = absl::Now();
     options.load = std::move(load);
     options.on_failed = [this](const absl::Status& failure) { failed_.set_value(failure); };
@@ -184,6 +186,8 @@ class WorkerServiceTest : public ::testing::Test {
     return std::string(size_t{3} * 512 * 256, static_cast<char>(seed));
   }
 
+  int batch_size_ = 1;  // Of the worker; set before it is loaded.
+  std::chrono::steady_clock::duration batch_delay_ = kBatchDelay;
   std::promise<absl::Status> failed_;
   std::unique_ptr<Worker> worker_;
   std::unique_ptr<Socket> socket_;

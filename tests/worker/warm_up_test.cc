@@ -75,6 +75,11 @@ TEST(WarmUpPlanTest, WithoutSizesIsTheModelsOwn) {
   EXPECT_EQ(plan.request.steps, 2);
 }
 
+TEST(WarmUpPlanTest, RunsBatchesOfTheSizeOfTheRequestsToCome) {
+  EXPECT_EQ(PlanWarmUp({}, Model(), {}, false, 3).request.batch_size, 1);
+  EXPECT_EQ(PlanWarmUp({}, Model(), {}, false, 3, 4).request.batch_size, 4);
+}
+
 TEST(WarmUpPlanTest, RunsEveryKindOfStepTwice) {
   const auto plan = [](const char* layout, bool on_gpus) {
     return PlanWarmUp(Sizes("64x64,32x64"), Model(), ParseLayout(layout).value(), on_gpus, 3);

@@ -88,6 +88,16 @@ TEST_F(WorkerTailTest, TheRanksAreFreeOnceAndAfterTheLastImageThatTheyMade) {
   EXPECT_EQ(free, 1);
 }
 
+TEST_F(WorkerTailTest, ThatTheRanksAreFreeIsToldBeforeTheLastImage) {
+  Start({});
+  AwaitState(worker::v1::WORKER_STATE_READY);
+  for (int i = 0; i < 50; ++i) {
+    const Outcome outcome = Execute(Request(1));
+    ASSERT_TRUE(outcome.status.ok());
+    EXPECT_TRUE(outcome.messages.back().has_image_done()) << "it waits behind no image";
+  }
+}
+
 TEST_F(WorkerTailTest, ALastImageThatCannotBeEncodedFailsTheWorkerBesideTheNextJob) {
   std::atomic<int> encodings = 0;
   StartEncoding({.step = milliseconds(5)}, [&] {
