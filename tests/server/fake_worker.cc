@@ -19,6 +19,7 @@
 #include "server/status.h"
 #include "tests/server/fake_events.h"
 #include "tests/server/fake_order.h"
+#include "tests/server/fake_passes.h"
 #include "tests/server/test_model.h"
 
 namespace patchflow {
@@ -56,12 +57,13 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       dead_ = true;
     }
     changed_.notify_all();
+    passes_.Stop();
     server_->Shutdown(std::chrono::system_clock::now());
   }
 
   int executions() const override { return executions_; }
   int steps() const override { return steps_; }
-  bool busy() const override { return busy_; }
+  bool busy() const override { return passes_.busy(); }
 
   ExecuteRequest last_request() const override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -86,6 +88,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
     response->set_state(State());
     response->set_ranks(options_.ranks);
     response->set_layout(options_.layout);
+    response->set_batch_size(options_.batch_size);
     if (Loaded()) {
       *response->mutable_model() = TestModel();
       response->mutable_model()->clear_name();
@@ -121,7 +124,8 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
 
   grpc::Status Execute(grpc::ServerContext* context, const ExecuteRequest* request,
                        Events* events) override {
-    if (busy_.exchange(true)) {
+    Call call{*context, *request, *events};
+    if (!passes_.Take(*request, call.seat)) {
       return Error(absl::StatusCode::kResourceExhausted, reason::kWorkerBusy);
     }
     ++executions_;
@@ -129,10 +133,10 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       std::lock_guard<std::mutex> lock(mutex_);
       last_request_ = *request;
     }
-    Call call{*context, *request, *events};
+    changed_.notify_all();
     grpc::Status status = Run(call);
     LeaveRanks(call);
-    LeaveTail(call);
+    passes_.LeaveTail(call.seat);
     if (status.error_code() == grpc::StatusCode::INTERNAL ||
         status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED) {
       End();
@@ -145,42 +149,21 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
     grpc::ServerContext& context;
     const ExecuteRequest& request;
     Events& events;
-    bool has_ranks = true;
-    bool is_tail = false;
+    FakePasses::Seat seat = {};
   };
 
   void LeaveRanks(Call& call) {
-    if (std::exchange(call.has_ranks, false)) {
-      busy_ = false;
-      changed_.notify_all();
-    }
+    passes_.LeaveRanks(call.seat);
+    changed_.notify_all();
   }
 
-  // The ranks are free for the next job when the image of the one before is sent.
+  // The ranks are free for the next pass when the last images of the one before are sent.
   void BecomeTail(Call& call) {
-    {
-      std::unique_lock<std::mutex> lock(mutex_);
-      while (tail_ && !dead_ && !call.context.IsCancelled()) {
-        changed_.wait_for(lock, std::chrono::milliseconds(10));
-      }
-      if (tail_) {
-        return;
-      }
-      tail_ = call.is_tail = true;
-    }
-    LeaveRanks(call);
-    ExecuteResponse event;
-    event.mutable_ranks_free();
-    call.events.Write(event, Before(options_.encode_time));
-  }
-
-  void LeaveTail(Call& call) {
-    if (std::exchange(call.is_tail, false)) {
-      {
-        std::lock_guard<std::mutex> lock(mutex_);
-        tail_ = false;
-      }
+    if (passes_.BecomeTail(call.seat, [&] { return call.context.IsCancelled(); })) {
       changed_.notify_all();
+      ExecuteResponse event;
+      event.mutable_ranks_free();
+      call.events.Write(event, Before(options_.encode_time));
     }
   }
 
@@ -189,7 +172,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
   worker::v1::WorkerState StateLocked() const {
     return !failure_.empty() ? worker::v1::WORKER_STATE_FAILED
            : !Loaded()       ? worker::v1::WORKER_STATE_LOADING
-           : busy_           ? worker::v1::WORKER_STATE_BUSY
+           : passes_.busy()  ? worker::v1::WORKER_STATE_BUSY
                              : worker::v1::WORKER_STATE_READY;
   }
 
@@ -210,7 +193,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       rank->set_memory_peak_bytes(static_cast<uint64_t>(2 + i) << 30);
       rank->set_memory_total_bytes(uint64_t{80} << 30);
       rank->set_communication_bytes(static_cast<uint64_t>(steps_) * 1000);
-      rank->set_step(busy_ ? steps_.load() : -1);
+      rank->set_step(passes_.busy() ? steps_.load() : -1);
       rank->set_device("fake");
       auto* waited = rank->add_communication_times();
       waited->set_operation("p2p");
@@ -408,7 +391,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
 
   const FakeWorkerOptions options_;
   const Clock::time_point started_ = Clock::now();
-  std::atomic<bool> busy_ = false;
+  FakePasses passes_{options_.batch_size};
   std::atomic<bool> frozen_ = false;
   std::atomic<bool> dies_ = false;
   std::atomic<int> executions_ = 0;
@@ -416,7 +399,6 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   bool dead_ = false;
-  bool tail_ = false;  // A call has left the ranks to the next one.
   std::string failure_;
   ExecuteRequest last_request_;
   std::unique_ptr<grpc::Server> server_;

@@ -34,6 +34,7 @@ struct FakeWorkerOptions {
   absl::Duration decode_time;
   absl::Duration encode_time;  // Of the last image of a job, beside the next job.
   int ranks = 2;
+  int batch_size = 1;  // Images of calls that share a pass; each call takes its time beside others.
   std::string layout = "serial";
   std::string dtype = "float32";
   double default_guidance = 4.5;

@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
   app.add_option("--dtype", options.dtype);
   app.add_option("--ranks", options.ranks);
   app.add_option("--layout", options.layout);
+  app.add_option("--batch-size", options.batch_size);
   app.add_option("--threads", threads);
   for (const char* flag : {"--load-timeout", "--first-run-timeout", "--phase-timeout",
                            "--black-box", "--fault-orders", "--log-level"}) {

@@ -47,6 +47,7 @@ class RunningServer {
     GroupConfig group;
     group.name = "g";
     group.model_name = "shapes";
+    group.batch_size = worker.batch_size;
     group.workers = {worker.address};
     config.groups = {group};
     config.supervision.heartbeat_interval = absl::Milliseconds(50);
