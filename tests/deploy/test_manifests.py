@@ -66,6 +66,7 @@ def test_a_packaged_chart_renders_the_same(tmp_path):
     ('groups[0].name="Main"', "pattern"),
     ('groups[0].warmup=["1024"]', "pattern"),
     ('groups[0].warmup=["64x64","64x64"]', "are equal"),
+    ("groups[0].batchSize=17", "maximum"),
     ('groups[0].name="workers"', "is the name of another object"),
     ('groups[0].model="../etc"', "pattern"),
     ("frontend.port=80", "minimum"),
@@ -89,6 +90,15 @@ def test_the_chart_refuses_bad_values(value, says, tmp_path):
     done = run(tool("helm"), "template", "patchflow", CHART, "-f", tmp_path / "values.yaml", ok=False)
     assert done.returncode != 0
     assert says in done.stderr, done.stderr
+
+
+def test_the_chart_refuses_batches_of_several_nodes(tmp_path):
+    values = yaml.safe_load((CHART / "ci" / "full.yaml").read_text())
+    values["groups"][1]["batchSize"] = 2
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    done = run(tool("helm"), "template", "patchflow", CHART, "-f", tmp_path / "values.yaml", ok=False)
+    assert done.returncode != 0
+    assert "wide: batchSize is for groups of one node" in done.stderr, done.stderr
 
 
 def test_the_longest_names_fit(tmp_path):
@@ -249,6 +259,19 @@ def test_every_worker_that_the_front_end_calls_is_there(source):
             owners.add(pod["owner"]["metadata"]["name"])
     workers = {pod["owner"]["metadata"]["name"] for pod in pods(everything) if not is_frontend(pod)}
     assert owners == workers, "a worker that no group of the front end names"
+
+
+@sources
+def test_both_ends_are_told_the_same_batch_size(source):
+    everything = objects(source)
+    told = {True: [], False: []}
+    for pod in pods(everything):
+        flags = [word for word in container(pod)["args"] if word.startswith("--batch-size")]
+        told["Deployment" in pod["owner"]["kind"]] += flags
+    config = frontend_config(everything)["groups"]
+    sizes = [f"--batch-size={group['batch_size']}" for group in config if group.get("batching")]
+    assert told == {True: sizes, False: []}, "groups of several nodes make no batches"
+    assert bool(sizes) == (source == "chart:full")
 
 
 @sources

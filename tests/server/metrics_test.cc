@@ -140,6 +140,7 @@ TEST_F(MetricsTest, HasTheFamiliesThatDashboardsNeed) {
                            "cancellations_total",
                            "requested_steps",
                            "requested_megapixels",
+                           "batch_size",
                            "rank_up",
                            "rank_heartbeat_age_seconds",
                            "rank_last_step_age_seconds",

@@ -10,6 +10,11 @@ groups:
   - name: {{ .id }}
     model_name: {{ .modelName }}
     workers: {{ include "patchflow.workers" (dict "root" $ "group" .) }}
+    {{- if gt (int .batchSize) 1 }}
+    {{- if gt (int .nodes) 1 }}{{ fail (printf "groups: %s: batchSize is for groups of one node" .id) }}{{ end }}
+    batching: true
+    batch_size: {{ int .batchSize }}
+    {{- end }}
 {{- end }}
 drain:
   delay: {{ .Values.frontend.drain.delaySeconds }}s

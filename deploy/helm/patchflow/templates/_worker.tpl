@@ -59,6 +59,9 @@ spec:
         {{- with $group.warmup }}
         - --warm-up={{ join "," . }}
         {{- end }}
+        {{- if gt (int $group.batchSize) 1 }}
+        - --batch-size={{ int $group.batchSize }}
+        {{- end }}
         - --load-timeout={{ $values.worker.loadTimeoutSeconds }}
         - --first-run-timeout={{ $group.firstRunTimeoutSeconds }}
       env:
