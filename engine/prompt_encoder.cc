@@ -10,7 +10,7 @@ namespace patchflow {
 namespace {
 
 // A text may be asked for again, and the next batch's texts are prepared beside this one's.
-size_t KeptTexts(int batch_size) { return static_cast<size_t>(2 * 2 * batch_size + 4); }
+size_t KeptTexts(int batch_size) { return 2 * 2 * static_cast<size_t>(batch_size) + 4; }
 
 Tensor RowOf(std::vector<int64_t> values, at::Device device) {
   return at::tensor(values, at::kLong).unsqueeze(0).to(device);
