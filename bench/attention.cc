@@ -44,7 +44,29 @@ AttentionKernel StockKernel(AttentionShape shape) {
   return ChooseAttentionKernel(shape);
 }
 
-nlohmann::json Measure(const Shape& shape, const CommonOptions& common) {
+#ifdef PATCHFLOW_CUDA
+constexpr int kMostSplitBlocks = 4;
+
+std::vector<AttentionSm90Tiling> Tilings(bool splits) {
+  std::vector<AttentionSm90Tiling> tilings;
+  for (const AttentionSm90Schedule schedule : kAttentionSm90Schedules) {
+    tilings.push_back({schedule});
+  }
+  for (int blocks = 1; splits && blocks <= kMostSplitBlocks; ++blocks) {
+    for (int pieces = 2; pieces <= kAttentionSm90MostPieces; ++pieces) {
+      tilings.push_back({AttentionSm90Schedule::kThree, blocks, pieces});
+    }
+  }
+  return tilings;
+}
+
+bool Serves(const AttentionSm90Tiling& tiling, const Shape& shape) {
+  return !shape.biased || tiling.schedule == AttentionSm90Schedule::kTwo;
+}
+#endif
+
+nlohmann::json Measure(const Shape& shape, const CommonOptions& common,
+                       [[maybe_unused]] bool splits) {
   const at::Device device = common.at_device();
   const auto options = at::TensorOptions().device(device).dtype(common.dtype());
   // Slices of one product, as the model has them.
@@ -73,12 +95,11 @@ nlohmann::json Measure(const Shape& shape, const CommonOptions& common) {
 #ifdef PATCHFLOW_CUDA
   if (device.is_cuda() && at::cuda::getCurrentDeviceProperties()->major == 9) {
     double own = 0;
-    for (const AttentionSm90Schedule schedule : kAttentionSm90Schedules) {
-      if (shape.biased && schedule != AttentionSm90Schedule::kTwo) continue;
-      own = std::max(
-          own, rate(std::string(NameOf(schedule)), [&] { OwnAttention(q, k, v, schedule, bias); }));
+    for (const AttentionSm90Tiling& tiling : Tilings(splits)) {
+      if (!Serves(tiling, shape)) continue;
+      own = std::max(own, rate(NameOf(tiling), [&] { OwnAttention(q, k, v, tiling, bias); }));
     }
-    row["chosen"] = std::string(NameOf(ChosenSchedule(q, k, bias)));
+    row["chosen"] = NameOf(ChosenTiling(q, k, bias));
     row["chosen_ratio"] = rate("engine", [&] { Sdpa(q, k, v, bias); }) / stock;
     row["ratio"] = own / stock;
   }
@@ -86,15 +107,15 @@ nlohmann::json Measure(const Shape& shape, const CommonOptions& common) {
   return row;
 }
 
-std::vector<Column> Columns() {
+std::vector<Column> Columns([[maybe_unused]] bool splits) {
   std::vector<Column> columns = {{"batch", "batch"},
                                  {"queries", "queries"},
                                  {"keys", "keys"},
                                  {"stock_kernel", "stock"},
                                  {"stock", "stock TFLOP/s", 0}};
 #ifdef PATCHFLOW_CUDA
-  for (const AttentionSm90Schedule schedule : kAttentionSm90Schedules) {
-    const std::string name(NameOf(schedule));
+  for (const AttentionSm90Tiling& tiling : Tilings(splits)) {
+    const std::string name = NameOf(tiling);
     columns.push_back({name, name, 0});
   }
   columns.push_back({"chosen", "chosen"});
@@ -105,12 +126,12 @@ std::vector<Column> Columns() {
   return columns;
 }
 
-void Run(const CommonOptions& common) {
+void Run(const CommonOptions& common, bool splits) {
   const at::Device device = common.at_device();
   const DeviceThread thread(DeviceThread::MakeStream(device));
-  Report report("attention", device, "16 heads of 72, TFLOP/s of true work", Columns());
+  Report report("attention", device, "16 heads of 72, TFLOP/s of true work", Columns(splits));
   for (const Shape& one : device.is_cuda() ? kGpuShapes : kCpuShapes) {
-    report.Row(Measure(one, common));
+    report.Row(Measure(one, common, splits));
   }
   report.Write(common.json);
 }
@@ -119,7 +140,9 @@ void Run(const CommonOptions& common) {
 
 void AddAttentionCommand(CLI::App& app, const CommonOptions& common) {
   CLI::App* command = app.add_subcommand("attention", "Attention at a head size of 72");
-  command->callback([&common] { Run(common); });
+  const auto splits = std::make_shared<bool>(false);
+  command->add_flag("--splits", *splits, "Also blocks of queries over parts of the keys");
+  command->callback([&common, splits] { Run(common, *splits); });
 }
 
 }  // namespace patchflow

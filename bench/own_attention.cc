@@ -29,14 +29,14 @@ AttentionSm90Args ArgsOf(const at::Tensor& q_BSHD, const at::Tensor& k_BTHD,
 
 }  // namespace
 
-AttentionSm90Schedule ChosenSchedule(const at::Tensor& q_BSHD, const at::Tensor& k_BTHD,
-                                     const at::Tensor& key_bias) {
-  return ChooseAttentionSm90Schedule(ArgsOf(q_BSHD, k_BTHD, key_bias),
-                                     at::cuda::getCurrentDeviceProperties()->multiProcessorCount);
+AttentionSm90Tiling ChosenTiling(const at::Tensor& q_BSHD, const at::Tensor& k_BTHD,
+                                 const at::Tensor& key_bias) {
+  return ChooseAttentionSm90Tiling(ArgsOf(q_BSHD, k_BTHD, key_bias),
+                                   at::cuda::getCurrentDeviceProperties()->multiProcessorCount);
 }
 
 at::Tensor OwnAttention(const at::Tensor& q_BSHD, const at::Tensor& k_BTHD,
-                        const at::Tensor& v_BTHD, AttentionSm90Schedule schedule,
+                        const at::Tensor& v_BTHD, const AttentionSm90Tiling& tiling,
                         const at::Tensor& key_bias) {
   const at::Tensor o_BSHD = at::empty(q_BSHD.sizes(), q_BSHD.options());
   AttentionSm90Args args = ArgsOf(q_BSHD, k_BTHD, key_bias);
@@ -45,7 +45,12 @@ at::Tensor OwnAttention(const at::Tensor& q_BSHD, const at::Tensor& k_BTHD,
   args.v = OperandOf(v_BTHD);
   args.o = o_BSHD.mutable_data_ptr();
   args.scale = 1.0F / std::sqrt(static_cast<float>(kAttentionSm90HeadSize));
-  C10_CUDA_CHECK(LaunchAttentionSm90(args, schedule, at::cuda::getCurrentCUDAStream()));
+  at::Tensor workspace;
+  if (const int64_t floats = AttentionSm90WorkspaceFloats(args, tiling); floats > 0) {
+    workspace = at::empty({floats}, q_BSHD.options().dtype(at::kFloat));
+    args.workspace = workspace.mutable_data_ptr<float>();
+  }
+  C10_CUDA_CHECK(LaunchAttentionSm90(args, tiling, at::cuda::getCurrentCUDAStream()));
   return o_BSHD;
 }
 

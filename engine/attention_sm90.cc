@@ -63,8 +63,13 @@ AttentionPart AttendSm90(const Tensor& q_BSHD, const Tensor& k_BTHD, const Tenso
     args.key_bias_stride = key_bias.size(0) == 1 ? 0 : key_bias.stride(0);
   }
   const int multiprocessors = at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
-  C10_CUDA_CHECK(LaunchAttentionSm90(args, ChooseAttentionSm90Schedule(args, multiprocessors),
-                                     at::cuda::getCurrentCUDAStream()));
+  const AttentionSm90Tiling tiling = ChooseAttentionSm90Tiling(args, multiprocessors);
+  Tensor workspace;
+  if (const int64_t floats = AttentionSm90WorkspaceFloats(args, tiling); floats > 0) {
+    workspace = at::empty({floats}, q.options().dtype(at::kFloat));
+    args.workspace = workspace.mutable_data_ptr<float>();
+  }
+  C10_CUDA_CHECK(LaunchAttentionSm90(args, tiling, at::cuda::getCurrentCUDAStream()));
   return part;
 }
 

@@ -7,6 +7,8 @@
 #include <array>
 
 #include "engine/kernels/attention_sm90_tile.cuh"
+#include "engine/kernels/attention_sm90_units.cuh"
+#include "engine/kernels/merge_attention.h"
 #include "engine/kernels/tensor_map.h"
 
 namespace patchflow {
@@ -37,36 +39,29 @@ struct Maps {
   CUtensorMap v;
 };
 
-struct Sizes {
-  int queries;
-  int keys;
-  int heads;
-  float scale_log2;  // scale / ln 2
-  const __nv_bfloat16* key_bias;
-  int64_t key_bias_stride;
-};
-
 // Each block of a cluster loads its share of every tile, for all of them.
 template <int kConsumers, int kBlocks>
-__device__ __forceinline__ void Produce(const Maps& maps, Shared<kConsumers>& shared, int first_row,
-                                        int head, int batch_row, int tiles) {
+__device__ __forceinline__ void Produce(const Maps& maps, Shared<kConsumers>& shared,
+                                        const Unit& unit) {
   constexpr int kShare = kKeys / kBlocks;
   constexpr auto kAll = static_cast<uint16_t>((1 << kBlocks) - 1);
   const int first = kBlocks == 1 ? 0 : static_cast<int>(BlockInCluster()) * kShare;
   const auto load = [&](void* to, const CUtensorMap* map, uint64_t* barrier, int column, int key) {
     if (kBlocks == 1) {
-      LoadBox(to, map, barrier, column, key, head, batch_row);
+      LoadBox(to, map, barrier, column, key, unit.head, unit.batch_row);
     } else {
-      LoadBoxForAll(to, map, barrier, column, key, head, batch_row, kAll);
+      LoadBoxForAll(to, map, barrier, column, key, unit.head, unit.batch_row, kAll);
     }
   };
   BarrierExpect(&shared.q_full, shared.q.kBytes);
-  LoadBox(shared.q.wide, &maps.q_wide, &shared.q_full, 0, first_row, head, batch_row);
-  LoadBox(shared.q.rest, &maps.q_rest, &shared.q_full, kWide, first_row, head, batch_row);
-  for (int tile = 0; tile < tiles; ++tile) {
+  LoadBox(shared.q.wide, &maps.q_wide, &shared.q_full, 0, unit.first_row, unit.head,
+          unit.batch_row);
+  LoadBox(shared.q.rest, &maps.q_rest, &shared.q_full, kWide, unit.first_row, unit.head,
+          unit.batch_row);
+  for (int tile = 0; tile < unit.tiles; ++tile) {
     const int stage = tile % kStages;
     const uint32_t parity = (tile / kStages) % 2;
-    const int key = tile * kKeys + first;
+    const int key = (unit.first_tile + tile) * kKeys + first;
     auto& k = shared.k[stage];
     BarrierWait(&shared.k_empty[stage], parity ^ 1);
     BarrierExpect(&shared.k_full[stage], k.kBytes);
@@ -80,12 +75,12 @@ __device__ __forceinline__ void Produce(const Maps& maps, Shared<kConsumers>& sh
   }
 }
 
-// All tiles of one warpgroup's 64 rows: the scores of a tile are multiplied while the values of the
-// tile before are, and its softmax runs under the latter.
+// All tiles of one warpgroup's 64 rows, of which `keys` keys count: the scores of a tile are
+// multiplied while the values of the tile before are, and its softmax runs under the latter.
 template <bool kBiased, int kBlocks, int kConsumers>
 __device__ __forceinline__ void Consume(Shared<kConsumers>& shared, int row, int batch_row,
-                                        int tiles, const Sizes& sizes, float (&o)[kOutputs],
-                                        Softmax& softmax) {
+                                        int tiles, int keys, const Sizes& sizes,
+                                        float (&o)[kOutputs], Softmax& softmax) {
   const int lane = threadIdx.x % 32;
   const auto release = [lane](uint64_t* barrier) {
     if (kBlocks == 1 && lane == 0) {
@@ -99,10 +94,10 @@ __device__ __forceinline__ void Consume(Shared<kConsumers>& shared, int row, int
   float rescale[2];
   const auto soften = [&](int tile) -> bool {
     if (kBiased) {
-      AddKeyBias(s, sizes.key_bias + batch_row * sizes.key_bias_stride, tile * kKeys, sizes.keys,
-                 lane, sizes.scale_log2);
+      AddKeyBias(s, sizes.key_bias + batch_row * sizes.key_bias_stride, tile * kKeys, keys, lane,
+                 sizes.scale_log2);
     } else if (tile == tiles - 1) {
-      MaskBeyond(s, tile * kKeys, sizes.keys, lane);
+      MaskBeyond(s, tile * kKeys, keys, lane);
     }
     return softmax.Update(s, kBiased ? 1.0F : sizes.scale_log2, rescale);
   };
@@ -149,38 +144,10 @@ __device__ __forceinline__ void Consume(Shared<kConsumers>& shared, int row, int
   softmax.Finish();
 }
 
-template <bool kBiased>
-__device__ __forceinline__ void Store(const float (&o)[kOutputs], const Softmax& softmax,
-                                      int first_row, int head, int row_of_batch, const Sizes& sizes,
-                                      __nv_bfloat16* out, float* lse) {
-  const int lane = threadIdx.x % 32;
-  const int warp = (threadIdx.x / 32) % 4;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int query = first_row + warp * 16 + lane / 4 + 8 * r;
-    if (query >= sizes.queries) {
-      continue;
-    }
-    const float inverse = 1.0F / softmax.sum[r];
-    const int64_t token = int64_t{row_of_batch} * sizes.queries + query;
-    auto* row = reinterpret_cast<uint32_t*>(out + (token * sizes.heads + head) * kHead);
-#pragma unroll
-    for (int i = 0; i < kHead / 8; ++i) {
-      row[4 * i + lane % 4] = PackBf16(o[4 * i + 2 * r] * inverse, o[4 * i + 2 * r + 1] * inverse);
-    }
-    if (lse != nullptr && lane % 4 == 0) {
-      constexpr float kLn2 = 0.6931471805599453F;
-      lse[(int64_t{row_of_batch} * sizes.heads + head) * sizes.queries + query] =
-          (softmax.maximum[r] * (kBiased ? 1.0F : sizes.scale_log2) + __log2f(softmax.sum[r])) *
-          kLn2;
-    }
-  }
-}
-
 template <int kConsumers, bool kBiased, int kBlocks>
 __global__ void __launch_bounds__(kWarpgroupThreads*(kConsumers + 1), 1)
     AttentionKernel(const __grid_constant__ Maps maps, const Sizes sizes, __nv_bfloat16* out,
-                    float* lse) {
+                    float* lse, const Parts parts) {
   extern __shared__ uint8_t raw[];
   auto& shared =
       *reinterpret_cast<Shared<kConsumers>*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~1023ULL);
@@ -204,21 +171,27 @@ __global__ void __launch_bounds__(kWarpgroupThreads*(kConsumers + 1), 1)
   };
   synchronize();
 
-  const int first_row = blockIdx.x * kConsumers * kWarpgroupRows;
-  const int tiles = (sizes.keys + kKeys - 1) / kKeys;
+  constexpr int kRows = kConsumers * kWarpgroupRows;
+  constexpr bool kSplits = kConsumers == 3;
+  const Unit unit = UnitOf<kRows, kSplits>(sizes);
   const int warpgroup = threadIdx.x / kWarpgroupThreads;
   if (warpgroup == kConsumers) {
     GiveRegisters<kConsumers == 3 ? 32 : 24>();
     if (threadIdx.x == kConsumers * kWarpgroupThreads) {
-      Produce<kConsumers, kBlocks>(maps, shared, first_row, blockIdx.y, blockIdx.z, tiles);
+      Produce<kConsumers, kBlocks>(maps, shared, unit);
     }
   } else {
     KeepRegisters<kConsumers == 3 ? 160 : 240>();
     const int row = warpgroup * kWarpgroupRows;
     float o[kOutputs];
     Softmax softmax;
-    Consume<kBiased, kBlocks>(shared, row, blockIdx.z, tiles, sizes, o, softmax);
-    Store<kBiased>(o, softmax, first_row + row, blockIdx.y, blockIdx.z, sizes, out, lse);
+    Consume<kBiased, kBlocks>(shared, row, unit.batch_row, unit.tiles,
+                              sizes.keys - unit.first_tile * kKeys, sizes, o, softmax);
+    if (!kSplits || unit.piece < 0) {
+      Store<kBiased>(o, softmax, unit.first_row + row, unit, sizes, out, lse);
+    } else {
+      StorePart(o, softmax, unit.first_row + row, sizes.whole_blocks * kRows, unit, sizes, parts);
+    }
   }
   if (kBlocks > 1) {
     synchronize();  // The others of the cluster write here and arrive here until they end.
@@ -247,8 +220,24 @@ bool Encode(const AttentionOperand& operand, int tokens, const AttentionSm90Args
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
+int RowsOf(AttentionSm90Schedule schedule) {
+  return kWarpgroupRows * (schedule == AttentionSm90Schedule::kThree ? 3 : 2);
+}
+
+// Rows of every head that whole blocks compute.
+int WholeRows(const AttentionSm90Args& args, const AttentionSm90Tiling& tiling) {
+  const int rows = RowsOf(tiling.schedule);
+  return ((args.queries + rows - 1) / rows - tiling.split_blocks) * rows;
+}
+
+Parts PartsOf(const AttentionSm90Args& args, const AttentionSm90Tiling& tiling) {
+  const int64_t rows = int64_t{args.batch} * args.heads * (args.queries - WholeRows(args, tiling));
+  return {args.workspace, args.workspace + tiling.pieces * rows * kHead};
+}
+
 template <int kConsumers, bool kBiased, int kBlocks>
-cudaError_t Launch(const AttentionSm90Args& args, cudaStream_t stream) {
+cudaError_t Launch(const AttentionSm90Args& args, const AttentionSm90Tiling& tiling,
+                   cudaStream_t stream) {
   constexpr int kRows = kConsumers * kWarpgroupRows;
   Maps maps;
   if (!Encode(args.q, args.queries, args, kRows, kWide, &maps.q_wide) ||
@@ -266,47 +255,97 @@ cudaError_t Launch(const AttentionSm90Args& args, cudaStream_t stream) {
       error != cudaSuccess) {
     return error;
   }
+  const int blocks = (args.queries + kRows - 1) / kRows;
+  const int whole_blocks = (blocks - tiling.split_blocks + kBlocks - 1) / kBlocks * kBlocks;
   const Sizes sizes = {args.queries,
                        args.keys,
                        args.heads,
                        args.scale * 1.4426950408889634F,
                        static_cast<const __nv_bfloat16*>(args.key_bias),
-                       args.key_bias_stride};
-  const int blocks = (args.queries + kRows - 1) / kRows;
+                       args.key_bias_stride,
+                       args.batch,
+                       whole_blocks,
+                       tiling.split_blocks,
+                       tiling.pieces};
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {kBlocks, 1, 1};
   cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3((blocks + kBlocks - 1) / kBlocks * kBlocks, args.heads, args.batch);
+  launch.gridDim =
+      dim3((whole_blocks + tiling.split_blocks * tiling.pieces) * args.heads * args.batch);
   launch.blockDim = dim3(kWarpgroupThreads * (kConsumers + 1));
   launch.dynamicSmemBytes = kSharedBytes;
   launch.stream = stream;
   launch.attrs = &cluster;
   launch.numAttrs = 1;
   return cudaLaunchKernelEx(&launch, kKernel, maps, sizes, static_cast<__nv_bfloat16*>(args.o),
-                            args.lse);
+                            args.lse, PartsOf(args, tiling));
+}
+
+cudaError_t Merge(const AttentionSm90Args& args, const AttentionSm90Tiling& tiling,
+                  cudaStream_t stream) {
+  const int before = WholeRows(args, tiling);
+  const int64_t rows = int64_t{args.batch} * args.heads * (args.queries - before);
+  const Parts parts = PartsOf(args, tiling);
+  MergeAttentionArgs merge;
+  for (int piece = 0; piece < tiling.pieces; ++piece) {
+    merge.o[piece] = parts.o + piece * rows * kHead;
+    merge.lse[piece] = parts.lse + piece * rows;
+  }
+  merge.parts = tiling.pieces;
+  merge.float_parts = true;
+  merge.batch = args.batch;
+  merge.queries = args.queries - before;
+  merge.heads = args.heads;
+  merge.head_size = kHead;
+  merge.out = static_cast<__nv_bfloat16*>(args.o) + int64_t{before} * args.heads * kHead;
+  merge.out_batch_stride = int64_t{args.queries} * args.heads * kHead;
+  merge.out_lse = args.lse == nullptr ? nullptr : args.lse + before;
+  merge.out_lse_head_stride = args.queries;
+  return LaunchMergeAttention(merge, stream);
+}
+
+bool CanSplit(const AttentionSm90Args& args, const AttentionSm90Tiling& tiling) {
+  return tiling.schedule == AttentionSm90Schedule::kThree && tiling.pieces >= 2 &&
+         tiling.pieces <= kAttentionSm90MostPieces && tiling.split_blocks >= 1 &&
+         WholeRows(args, tiling) >= 0 && (args.keys + kKeys - 1) / kKeys >= tiling.pieces &&
+         args.workspace != nullptr;
 }
 
 }  // namespace
 
-cudaError_t LaunchAttentionSm90(const AttentionSm90Args& args, AttentionSm90Schedule schedule,
+int64_t AttentionSm90WorkspaceFloats(const AttentionSm90Args& args,
+                                     const AttentionSm90Tiling& tiling) {
+  return tiling.split_blocks == 0 ? 0
+                                  : int64_t{tiling.pieces} * args.batch * args.heads *
+                                        (args.queries - WholeRows(args, tiling)) * (kHead + 1);
+}
+
+cudaError_t LaunchAttentionSm90(const AttentionSm90Args& args, const AttentionSm90Tiling& tiling,
                                 cudaStream_t stream) {
   if (args.keys < 1 || args.queries < 1 || args.batch < 1 || args.heads < 1) {
     return cudaErrorInvalidValue;
   }
-  if (args.key_bias != nullptr) {
-    return schedule == AttentionSm90Schedule::kTwo ? Launch<2, true, 1>(args, stream)
-                                                   : cudaErrorInvalidValue;
+  if (args.key_bias != nullptr && tiling.schedule != AttentionSm90Schedule::kTwo) {
+    return cudaErrorInvalidValue;
   }
-  switch (schedule) {
+  if (tiling.split_blocks != 0) {
+    if (!CanSplit(args, tiling)) {
+      return cudaErrorInvalidValue;
+    }
+    const cudaError_t error = Launch<3, false, 1>(args, tiling, stream);
+    return error == cudaSuccess ? Merge(args, tiling, stream) : error;
+  }
+  switch (tiling.schedule) {
     case AttentionSm90Schedule::kTwo:
-      return Launch<2, false, 1>(args, stream);
+      return args.key_bias != nullptr ? Launch<2, true, 1>(args, tiling, stream)
+                                      : Launch<2, false, 1>(args, tiling, stream);
     case AttentionSm90Schedule::kTwoPaired:
-      return Launch<2, false, 2>(args, stream);
+      return Launch<2, false, 2>(args, tiling, stream);
     case AttentionSm90Schedule::kThree:
       break;
   }
-  return Launch<3, false, 1>(args, stream);
+  return Launch<3, false, 1>(args, tiling, stream);
 }
 
 }  // namespace patchflow

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace patchflow {
@@ -36,6 +37,8 @@ struct AttentionSm90Args {
   // or none. A query needs one key with a finite bias. Served by kTwo alone.
   const void* key_bias = nullptr;
   int64_t key_bias_stride = 0;
+  // AttentionSm90WorkspaceFloats() numbers, aligned to 16 bytes; or none where that is 0.
+  float* workspace = nullptr;
 };
 
 // Warpgroups of 64 queries that share a thread block. Paired: two thread blocks of one head load
@@ -45,18 +48,35 @@ inline constexpr std::array kAttentionSm90Schedules = {
     AttentionSm90Schedule::kTwo, AttentionSm90Schedule::kTwoPaired, AttentionSm90Schedule::kThree};
 std::string_view NameOf(AttentionSm90Schedule schedule);
 
-// The fastest on an H100, by how much of their last wave two and three warpgroups waste and by how
-// fast they are in full waves; pure. Reads counts of the arguments and whether there is a bias.
-AttentionSm90Schedule ChooseAttentionSm90Schedule(const AttentionSm90Args& args,
-                                                  int multiprocessors);
+// How the work is laid out. The last `split_blocks` thread blocks of every head go over the keys in
+// `pieces` parts, each a thread block of its own, which fill a last wave that would leave
+// multiprocessors idle; a second kernel merges the parts. All heads and batch rows alike, so that
+// the bits of a row don't depend on which one it is. Split: kThree alone, and at most a piece for
+// every 128 keys.
+struct AttentionSm90Tiling {
+  AttentionSm90Schedule schedule = AttentionSm90Schedule::kTwo;
+  int split_blocks = 0;
+  int pieces = 1;
+};
+inline constexpr int kAttentionSm90MostPieces = 4;
+std::string NameOf(const AttentionSm90Tiling& tiling);
+
+// What is expected to end first, by the time of full waves on an H100 and how thread blocks follow
+// each other on the multiprocessors; pure. Reads counts of the arguments and whether there is a
+// bias.
+AttentionSm90Tiling ChooseAttentionSm90Tiling(const AttentionSm90Args& args, int multiprocessors);
+
+// What the parts of the split thread blocks take. Reads counts.
+int64_t AttentionSm90WorkspaceFloats(const AttentionSm90Args& args,
+                                     const AttentionSm90Tiling& tiling);
 
 // Enqueues o = softmax(scale q k^T + key_bias) v on `stream`. Allocates nothing, so a CUDA graph
 // may capture it. Accumulates in float32; probabilities enter the second product as bfloat16.
 // Returns cudaErrorInvalidValue for operands out of the contract.
 // Source: FlashAttention-3 (arXiv 2407.08608), sections 3.1 and 3.2: warp specialisation, softmax
 // of one warpgroup under the products of another, and of one tile under the products of the next.
-// Ours: the head size.
-cudaError_t LaunchAttentionSm90(const AttentionSm90Args& args, AttentionSm90Schedule schedule,
+// Parts of the keys: Flash-Decoding. Ours: the head size, and to split the last wave alone.
+cudaError_t LaunchAttentionSm90(const AttentionSm90Args& args, const AttentionSm90Tiling& tiling,
                                 cudaStream_t stream);
 
 }  // namespace patchflow

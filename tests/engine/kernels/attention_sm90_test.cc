@@ -8,6 +8,7 @@
 #include <limits>
 #include <string>
 #include <tuple>
+#include <vector>
 
 namespace patchflow {
 namespace {
@@ -40,13 +41,17 @@ AttentionSm90Args ArgsOf(const Tensor& q, const Tensor& k, const Tensor& v, doub
 }
 
 Result Attend(const Tensor& q, const Tensor& k, const Tensor& v, double scale,
-              AttentionSm90Schedule schedule) {
+              const AttentionSm90Tiling& tiling) {
   const float poison = std::numeric_limits<float>::quiet_NaN();
   Result result = {
       at::full({q.size(0), q.size(1), q.size(2), 72}, poison, q.options()),
       at::full({q.size(0), q.size(2), q.size(1)}, poison, q.options().dtype(at::kFloat))};
-  const AttentionSm90Args args = ArgsOf(q, k, v, scale, result.o_BSHD, result.lse_BHS);
-  EXPECT_EQ(LaunchAttentionSm90(args, schedule, at::cuda::getCurrentCUDAStream()), cudaSuccess);
+  AttentionSm90Args args = ArgsOf(q, k, v, scale, result.o_BSHD, result.lse_BHS);
+  const Tensor workspace = at::full({AttentionSm90WorkspaceFloats(args, tiling) + 1}, poison,
+                                    q.options().dtype(at::kFloat));
+  args.workspace = workspace.data_ptr<float>();
+  EXPECT_EQ(LaunchAttentionSm90(args, tiling, at::cuda::getCurrentCUDAStream()), cudaSuccess);
+  EXPECT_TRUE(workspace[-1].isnan().item<bool>()) << "wrote beyond its workspace";
   return result;
 }
 
@@ -82,7 +87,7 @@ TEST_P(AttentionSm90Test, EqualsDoublePrecisionToTheRoundingOfItsOperands) {
   const Tensor k = Random({batch, keys, heads, 72});
   const Tensor v = Random({batch, keys, heads, 72});
   const double scale = 1 / std::sqrt(72.0);
-  const Result ours = Attend(q, k, v, scale, schedule);
+  const Result ours = Attend(q, k, v, scale, {schedule});
   const Result reference = Reference(q, k, v, scale);
   EXPECT_LT(RelativeError(ours.o_BSHD, reference.o_BSHD), 6e-3);
   EXPECT_LT(RelativeError(ours.lse_BHS, reference.lse_BHS), 1e-4);
@@ -114,7 +119,7 @@ TEST_P(AttentionSm90BiasTest, AddsWhatAKeyIsGiven) {
   args.key_bias = bias.const_data_ptr();
   args.key_bias_stride = bias.stride(0);
   ASSERT_EQ(
-      LaunchAttentionSm90(args, AttentionSm90Schedule::kTwo, at::cuda::getCurrentCUDAStream()),
+      LaunchAttentionSm90(args, {AttentionSm90Schedule::kTwo}, at::cuda::getCurrentCUDAStream()),
       cudaSuccess);
   const Tensor added = bias.to(at::kDouble).unsqueeze(1).unsqueeze(1);
   const Result reference = Reference(q, k, v, 0.1178, added);
@@ -130,12 +135,15 @@ TEST(AttentionSm90Test, GivesTheSameBitsEveryTime) {
   const Tensor q = Random({2, 1500, 16, 72});
   const Tensor k = Random({2, 3000, 16, 72});
   const Tensor v = Random({2, 3000, 16, 72});
-  for (const AttentionSm90Schedule schedule : kAttentionSm90Schedules) {
-    const Result first = Attend(q, k, v, 0.1178, schedule);
+  std::vector<AttentionSm90Tiling> tilings = {{AttentionSm90Schedule::kThree, 2, 3}};
+  for (const AttentionSm90Schedule schedule : kAttentionSm90Schedules)
+    tilings.push_back({schedule});
+  for (const AttentionSm90Tiling& tiling : tilings) {
+    const Result first = Attend(q, k, v, 0.1178, tiling);
     for (int i = 0; i < 20; ++i) {
-      const Result again = Attend(q, k, v, 0.1178, schedule);
-      ASSERT_TRUE(at::equal(again.o_BSHD, first.o_BSHD)) << NameOf(schedule);
-      ASSERT_TRUE(at::equal(again.lse_BHS, first.lse_BHS)) << NameOf(schedule);
+      const Result again = Attend(q, k, v, 0.1178, tiling);
+      ASSERT_TRUE(at::equal(again.o_BSHD, first.o_BSHD)) << NameOf(tiling);
+      ASSERT_TRUE(at::equal(again.lse_BHS, first.lse_BHS)) << NameOf(tiling);
     }
   }
 }
@@ -146,7 +154,7 @@ TEST(AttentionSm90Test, ReadsSlicesOfOneProduct) {
   const Tensor q = qkv.select(2, 0);
   const Tensor k = qkv.select(2, 1);
   const Tensor v = qkv.select(2, 2);
-  const Result ours = Attend(q, k, v, 0.1, AttentionSm90Schedule::kThree);
+  const Result ours = Attend(q, k, v, 0.1, {AttentionSm90Schedule::kThree});
   EXPECT_LT(RelativeError(ours.o_BSHD, Reference(q, k, v, 0.1).o_BSHD), 6e-3);
 }
 
@@ -155,38 +163,90 @@ TEST(AttentionSm90Test, LargeScoresDoNotOverflow) {
   const Tensor q = Random({1, 130, 2, 72}) * 30;
   const Tensor k = Random({1, 300, 2, 72}) * 30;
   const Tensor v = Random({1, 300, 2, 72});
-  const Result ours = Attend(q, k, v, 0.1178, AttentionSm90Schedule::kTwoPaired);
+  const Result ours = Attend(q, k, v, 0.1178, {AttentionSm90Schedule::kTwoPaired});
   EXPECT_TRUE(at::isfinite(ours.o_BSHD).all().item<bool>());
   EXPECT_LT(RelativeError(ours.o_BSHD, Reference(q, k, v, 0.1178).o_BSHD), 6e-3);
 }
 
-// On 132 multiprocessors, 16 heads: what was fastest on an H100, and partial waves.
-TEST(AttentionSm90Test, ChoosesTheScheduleThatWasMeasuredFastest) {
-  const auto choice = [](int batch, int queries, int keys) {
-    AttentionSm90Args args;
-    args.batch = batch;
-    args.heads = 16;
-    args.queries = queries;
-    args.keys = keys;
-    return NameOf(ChooseAttentionSm90Schedule(args, 132));
-  };
-  EXPECT_EQ(choice(2, 1024, 1024), "two paired");
-  EXPECT_EQ(choice(2, 1024, 4096), "two paired");
-  EXPECT_EQ(choice(2, 4096, 4096), "three");
-  EXPECT_EQ(choice(2, 2048, 16384), "three");
-  EXPECT_EQ(choice(2, 16384, 16384), "three");
-  EXPECT_EQ(choice(1, 65536, 65536), "three");
-  EXPECT_EQ(choice(2, 1024, 65536), "two paired");
+using Split = std::tuple<Shape, int, int>;  // Blocks, pieces.
+class AttentionSm90SplitTest : public ::testing::TestWithParam<Split> {};
+
+TEST_P(AttentionSm90SplitTest, EqualsDoublePrecisionToTheRoundingOfItsOperands) {
+  at::manual_seed(31);
+  const auto [shape, blocks, pieces] = GetParam();
+  const auto [batch, heads, queries, keys] = shape;
+  const Tensor q = Random({batch, queries, heads, 72});
+  const Tensor k = Random({batch, keys, heads, 72});
+  const Tensor v = Random({batch, keys, heads, 72});
+  const Result ours = Attend(q, k, v, 0.1178, {AttentionSm90Schedule::kThree, blocks, pieces});
+  const Result reference = Reference(q, k, v, 0.1178);
+  EXPECT_LT(RelativeError(ours.o_BSHD, reference.o_BSHD), 6e-3);
+  EXPECT_LT(RelativeError(ours.lse_BHS, reference.lse_BHS), 1e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    AwkwardShapes, AttentionSm90SplitTest,
+    ::testing::Values(Split({1, 1, 1, 256}, 1, 2), Split({2, 3, 65, 300}, 1, 3),
+                      Split({1, 2, 193, 512}, 1, 4), Split({1, 2, 193, 513}, 2, 4),
+                      Split({2, 16, 1000, 777}, 3, 2), Split({1, 5, 400, 2500}, 3, 3),
+                      Split({2, 16, 4096, 4096}, 2, 3), Split({3, 4, 576, 1100}, 1, 4)));
+
+// As images beside each other in a batch need it.
+TEST(AttentionSm90Test, RowsOfABatchDoNotKnowWhichTheyAre) {
+  at::manual_seed(37);
+  const Tensor q = Random({3, 700, 4, 72});
+  const Tensor k = Random({3, 900, 4, 72});
+  const Tensor v = Random({3, 900, 4, 72});
+  const auto turned = [](const Tensor& x) { return at::roll(x, 1, 0); };
+  const AttentionSm90Tiling tiling = {AttentionSm90Schedule::kThree, 2, 3};
+  const Result one = Attend(q, k, v, 0.1178, tiling);
+  const Result other = Attend(turned(q), turned(k), turned(v), 0.1178, tiling);
+  EXPECT_TRUE(at::equal(other.o_BSHD, turned(one.o_BSHD)));
+  EXPECT_TRUE(at::equal(other.lse_BHS, turned(one.lse_BHS)));
+}
+
+std::string Choice(int batch, int queries, int keys) {
+  AttentionSm90Args args;
+  args.batch = batch;
+  args.heads = 16;
+  args.queries = queries;
+  args.keys = keys;
+  return NameOf(ChooseAttentionSm90Tiling(args, 132));
+}
+
+// On 132 multiprocessors, 16 heads.
+TEST(AttentionSm90Test, ChoosesTheTilingThatEndsFirst) {
+  EXPECT_EQ(Choice(2, 1024, 1024), "two paired");
+  EXPECT_EQ(Choice(2, 4096, 4096), "three, 2 in 2");
+  EXPECT_EQ(Choice(2, 4096, 16384), "three, 2 in 3");
+  EXPECT_EQ(Choice(1, 65536, 65536), "three, 4 in 2");
   AttentionSm90Args biased;
   biased.batch = biased.heads = biased.queries = biased.keys = 4096;
   biased.key_bias = &biased;
-  EXPECT_EQ(NameOf(ChooseAttentionSm90Schedule(biased, 132)), "two");
+  EXPECT_EQ(NameOf(ChooseAttentionSm90Tiling(biased, 132)), "two");
+}
+
+TEST(AttentionSm90Test, RefusesSplitsThatAreNoneOfItsOwn) {
+  const Tensor x = Random({1, 200, 1, 72});
+  const Tensor lse = at::empty({1, 1, 200}, x.options().dtype(at::kFloat));
+  const Tensor workspace = at::empty({100000}, lse.options());
+  AttentionSm90Args args = ArgsOf(x, x, x, 0.1, at::empty_like(x), lse);
+  const auto refused = [&](const AttentionSm90Tiling& tiling) {
+    return LaunchAttentionSm90(args, tiling, nullptr) == cudaErrorInvalidValue;
+  };
+  EXPECT_TRUE(refused({AttentionSm90Schedule::kThree, 1, 2})) << "no workspace";
+  args.workspace = workspace.data_ptr<float>();
+  EXPECT_TRUE(refused({AttentionSm90Schedule::kThree, 1, 3})) << "two tiles of keys";
+  EXPECT_TRUE(refused({AttentionSm90Schedule::kThree, 3, 2})) << "two blocks of queries";
+  EXPECT_TRUE(refused({AttentionSm90Schedule::kThree, 1, 1}));
+  EXPECT_TRUE(refused({AttentionSm90Schedule::kTwoPaired, 1, 2}));
 }
 
 TEST(AttentionSm90Test, RefusesNoKeys) {
   AttentionSm90Args args;
   args.batch = args.heads = args.queries = 1;
-  EXPECT_EQ(LaunchAttentionSm90(args, AttentionSm90Schedule::kTwo, nullptr), cudaErrorInvalidValue);
+  EXPECT_EQ(LaunchAttentionSm90(args, {AttentionSm90Schedule::kTwo}, nullptr),
+            cudaErrorInvalidValue);
 }
 
 }  // namespace
