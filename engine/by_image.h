@@ -15,7 +15,7 @@ namespace patchflow {
 // An image must come out of a batch to the bit as it does alone in it, whichever row it has. On
 // CPUs LibTorch's products and elementwise loops may round by where an element lies in its tensor
 // (blocks of rows, vectors and the rest behind them, shares of threads), which is the same for
-// tensors of one shape alone: parallel/ring.cc merges other bits without this. On GPUs a kernel
+// tensors of one shape alone: AttentionMerger merges other bits without this. On GPUs a kernel
 // does the same for every row.
 template <typename F>
 at::Tensor ByImage(int64_t images, const at::Tensor& x_BSC, F f) {

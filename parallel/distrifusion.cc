@@ -11,6 +11,7 @@
 #include "parallel/axes.h"
 #include "parallel/exchange.h"
 #include "parallel/token_plan.h"
+#include "parallel/wide_copy.h"
 
 namespace patchflow {
 namespace {
@@ -68,8 +69,8 @@ class StaleAttention final : public SelfAttention {
           at::empty({k.size(0), TotalSize(spans_), 2, k.size(2), k.size(3)}, k.options());
     }
     const Tensor own = block.kv_BS2HD.narrow(1, in.span.begin, in.span.size());
-    own.select(2, 0).copy_(k);
-    own.select(2, 1).copy_(in.v_BSHD);
+    CopyWide(own.select(2, 0), k);
+    CopyWide(own.select(2, 1), in.v_BSHD);
   }
 
   Communicator& axis_;

@@ -26,7 +26,7 @@ void SplitEdges(World& world, Mesh& mesh) {
     Coordinates end = mesh.here;
     end.stage = source;
     const int color = source < 0 ? -1 : RankOf(mesh.degrees, end);
-    auto edge = world.Split(color, edges == Edges::kReturn ? "return" : "forward");
+    auto edge = world.Split(color, edges == Edges::kReturn ? kReturnHop : kForwardHop);
     if (edge != nullptr) {
       (source == mesh.here.stage ? mesh.to_next : mesh.from_previous) = std::move(edge);
     }

@@ -29,6 +29,10 @@ struct Coordinates {
 int RankOf(const Degrees& degrees, const Coordinates& at);
 Coordinates CoordinatesOf(const Degrees& degrees, int rank);
 
+// What the communicators between stages are called.
+inline constexpr char kForwardHop[] = "forward";
+inline constexpr char kReturnHop[] = "return";
+
 // One rank's communicators, each ordered by the coordinate of its axis; nullptr where the axis has
 // one rank. Borrows the world.
 struct Mesh {

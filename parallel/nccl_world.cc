@@ -25,11 +25,12 @@ constexpr std::chrono::milliseconds kProgressPoll(1);
 // would start a thread.
 class JoinedWorld final : public NcclWorld {
  public:
-  JoinedWorld(ncclUniqueId id, int rank, int size, at::Device device,
+  JoinedWorld(ncclUniqueId id, int rank, int size, at::Device device, const NcclOptions& options,
               std::shared_ptr<NcclWatchdog> watchdog)
       : id_(id),
         rank_(rank),
         size_(size),
+        options_(options),
         watchdog_(std::move(watchdog)),
         handle_(std::make_shared<NcclHandle>("root", device)) {}
   ~JoinedWorld() override {
@@ -50,6 +51,9 @@ class JoinedWorld final : public NcclWorld {
     watchdog_->Add(part);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 1;
+    if (const auto most = options_.most_blocks.find(name); most != options_.most_blocks.end()) {
+      config.maxCTAs = most->second;
+    }
     const int nccl_color = color < 0 ? NCCL_SPLIT_NOCOLOR : color;
     Await(absl::StrCat("split off '", std::string(name), "'"), [&](ncclComm_t* comm) {
       return ncclCommSplit(*comm, nccl_color, rank_, part->slot(), &config);
@@ -115,6 +119,7 @@ class JoinedWorld final : public NcclWorld {
   const ncclUniqueId id_;
   const int rank_;
   const int size_;
+  const NcclOptions options_;
   const std::shared_ptr<NcclWatchdog> watchdog_;
   const std::shared_ptr<NcclHandle> handle_;
   bool joined_ = false;
@@ -149,7 +154,7 @@ std::vector<std::unique_ptr<NcclWorld>> NcclWorld::Join(const std::string& id, i
     TORCH_CHECK(devices[i].is_cuda() && devices[i].has_index(), "rank ",
                 first_rank + static_cast<int>(i), " has no GPU: ", devices[i]);
     worlds.push_back(std::make_unique<JoinedWorld>(nccl_id, first_rank + static_cast<int>(i), size,
-                                                   devices[i], watchdog));
+                                                   devices[i], options, watchdog));
   }
   return worlds;
 }

@@ -3,11 +3,14 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "parallel/mesh.h"
 #include "parallel/world.h"
 
 namespace patchflow {
@@ -17,6 +20,9 @@ struct NcclOptions {
   // from when the device may begin it: past it the world is aborted. What is replayed from a graph
   // is bounded by whoever waits for the replay.
   absl::Duration timeout = absl::Seconds(60);
+  // Of a communicator of this name, thread blocks at most: a hop between stages is small and posted
+  // long before it comes, and whatever waits for it holds multiprocessors. Others: NCCL's choice.
+  std::map<std::string, int, std::less<>> most_blocks = {{kForwardHop, 2}, {kReturnHop, 2}};
 };
 
 // Each communicator has a stream of its own, of high priority, on its rank's device. Operations may

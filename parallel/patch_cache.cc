@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "parallel/wide_copy.h"
+
 namespace patchflow {
 
 PatchCache::PatchCache(const TokenPlan& plan, Ranks ranks, int num_blocks, SelfAttention& inner)
@@ -38,9 +40,9 @@ void PatchCache::Write(const Tensor& cache_TBTHD, int part, const Tensor& fresh_
                        int patch) const {
   Tensor whole = cache_TBTHD[part];
   if (patch >= 0) {
-    whole.narrow(1, begins_[patch], begins_[patch + 1] - begins_[patch]).copy_(fresh_BTHD);
+    CopyWide(whole.narrow(1, begins_[patch], begins_[patch + 1] - begins_[patch]), fresh_BTHD);
   } else if (ranks_.count == 1) {
-    whole.copy_(fresh_BTHD);
+    CopyWide(whole, fresh_BTHD);
   } else {
     at::index_select_out(whole, fresh_BTHD, 1, patch_major_);
   }

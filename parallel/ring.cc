@@ -4,60 +4,24 @@
 
 #include <vector>
 
-#include "engine/attention.h"
+#include "engine/attention_merge.h"
+#include "parallel/wide_copy.h"
 
 namespace patchflow {
 namespace {
 
-struct Merged {
-  Tensor o_BSHD;  // float32
-  Tensor lse_BHS;
-};
-
-void Merge(Merged& merged, const AttentionPart& part) {
-  if (!merged.o_BSHD.defined()) {
-    merged = {part.o_BSHD.to(at::kFloat), part.lse_BHS};
-    return;
-  }
-  const Tensor weight_BSH1 =
-      at::sigmoid(part.lse_BHS - merged.lse_BHS).transpose(1, 2).unsqueeze(3);
-  merged.o_BSHD = at::lerp(merged.o_BSHD, part.o_BSHD.to(at::kFloat), weight_BSH1);
-  merged.lse_BHS = at::logaddexp(merged.lse_BHS, part.lse_BHS);
+Tensor Dense(const Tensor& x) {
+  if (x.is_contiguous()) return x;
+  const Tensor dense = at::empty(x.sizes(), x.options());
+  CopyWide(dense, x);
+  return dense;
 }
-
-// Merges each image of a batch as if it were alone. See ByImage().
-class Merging {
- public:
-  Merging(const Tensor& like, int64_t images) : merged_(like.is_cpu() ? images : 1) {}
-
-  void Add(const AttentionPart& part) {
-    if (merged_.size() == 1) return Merge(merged_[0], part);
-    for (int64_t n = 0; n < images(); ++n) {
-      Merge(merged_[n], {Of(n, part.o_BSHD), Of(n, part.lse_BHS)});
-    }
-  }
-
-  Tensor Result() const {
-    if (merged_.size() == 1) return merged_[0].o_BSHD;
-    std::vector<Tensor> parts;
-    for (const Merged& one : merged_) parts.push_back(one.o_BSHD);
-    return at::stack(parts, 1).flatten(0, 1);
-  }
-
- private:
-  int64_t images() const { return static_cast<int64_t>(merged_.size()); }
-  Tensor Of(int64_t n, const Tensor& x_B) const {
-    return x_B.unflatten(0, {-1, images()}).select(1, n).contiguous();
-  }
-
-  std::vector<Merged> merged_;  // By image.
-};
 
 }  // namespace
 
 Tensor RingAttention::Attend(const AttentionInput& in) {
-  KeysAndValues held = {in.k_BSHD.contiguous(), in.v_BSHD.contiguous()};
-  Merging merging(in.q_BSHD, in.images);
+  KeysAndValues held = {Dense(in.k_BSHD), Dense(in.v_BSHD)};
+  AttentionMerger merger(in.q_BSHD, in.images, axis_.size());
   for (int hop = 0; hop < axis_.size(); ++hop) {
     KeysAndValues next;
     Pending arrival;
@@ -65,11 +29,11 @@ Tensor RingAttention::Attend(const AttentionInput& in) {
       next = Allocate(held, hop + 1);
       arrival = PassOn(held, next);
     }
-    merging.Add(SdpaWithLse(in.q_BSHD, held.k_BTHD, held.v_BTHD));
+    merger.Add(SdpaWithLse(in.q_BSHD, held.k_BTHD, held.v_BTHD));
     arrival.Wait();
     held = next;
   }
-  return merging.Result().to(in.q_BSHD.scalar_type());
+  return merger.Result();
 }
 
 RingAttention::KeysAndValues RingAttention::Allocate(const KeysAndValues& like, int hops) const {

@@ -72,7 +72,7 @@ SequenceAttention::SequenceAttention(const Mesh& mesh, const TokenPlan& plan, co
   }
   if (mesh.ulysses != nullptr) {
     ulysses_ = std::make_unique<UlyssesAttention>(*mesh.ulysses, plan, here, here - here % ulysses,
-                                                  *outer_);
+                                                  /*by_branch=*/cache_ == nullptr, *outer_);
     outer_ = ulysses_.get();
   }
 }
