@@ -14,6 +14,7 @@
 #include "worker/guarded_engine.h"
 #include "worker/log.h"
 #include "worker/warm_up.h"
+#include "worker/warm_up_agreement.h"
 #include "worker/worlds.h"
 
 namespace patchflow {
@@ -30,7 +31,8 @@ int64_t MaxPixels(const LoadOptions& options) {
 
 absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(
     const LoadOptions& options, int first_rank, const ModelDescription& description,
-    const SharedWorlds& worlds, const std::shared_ptr<TextHints>& text_hints) {
+    const SharedWorlds& worlds, const std::shared_ptr<TextHints>& text_hints,
+    const WarmUpPlan& warm_up) {
   RankGroupOptions group;
   group.first_rank = first_rank;
   group.ranks = static_cast<int>(options.devices.of_rank.size());
@@ -57,7 +59,8 @@ absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(
                           options.layout, description.transformer, *worlds->of_rank[index]);
     // Hosts take their time to read weights: the others' waiting is loading, not a hang.
     if (engine.ok() && options.group_ranks > group_here) {
-      worlds->of_rank[index]->Split(-1, "loaded");
+      const absl::Status agreed = AgreeOnWarmUp(*worlds->of_rank[index], warm_up);
+      if (!agreed.ok()) return agreed;
     }
     if (!engine.ok() || !worlds->failure) return engine;
     return GuardEngine(*std::move(engine), worlds->failure);
@@ -170,7 +173,7 @@ absl::StatusOr<LoadedGroup> Load(LoadOptions options, int first_rank,
   const auto text_hints =
       std::max(ranks, options.group_ranks) > 1 ? nullptr : std::make_shared<TextHints>();
   absl::StatusOr<std::unique_ptr<RankGroup>> group =
-      StartGroup(options, first_rank, description, worlds, text_hints);
+      StartGroup(options, first_rank, description, worlds, text_hints, warm_up);
   if (!group.ok()) return group.status();
   LogComponents(**group);
   options.on_warm_up();

@@ -1,6 +1,7 @@
 """A server makes an image of every size that `warmup` lists before its model is ready, and refuses a size that it can't make."""
 
 import json
+import socket
 import subprocess
 
 import harness
@@ -73,3 +74,43 @@ def test_a_wrong_list_is_refused_with_line_and_key(tmp_path):
 def test_check_shows_the_sizes(tmp_path):
     code, output = run_server(tmp_path, config_of(warmup=SIZES), "--check")
     assert code == 0 and "128x64, 64x128" in output
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class RemoteGroup:
+    """Two workers of one group, started by hand, each with a list of its own."""
+
+    def __init__(self, lists: list[str]):
+        self.addresses = [f"127.0.0.1:{free_port()}" for _ in lists]
+        flags = "--device cpu --ranks 1 --group-ranks 2 --threads 1 --layout pipefusion=2".split()
+        command = [BIN / "patchflow-worker", "--model", BUNDLED, *flags]
+        self.workers = [
+            subprocess.Popen([*command, "--listen", address, "--warm-up", sizes], stderr=subprocess.PIPE, text=True)
+            for address, sizes in zip(self.addresses, lists)
+        ]
+
+    def config(self) -> dict:
+        return {"model_name": "shapes", "workers": self.addresses}
+
+    def kill(self):
+        for worker in self.workers:
+            worker.kill()
+            worker.communicate()
+
+
+def test_hosts_of_one_group_with_other_lists_are_refused_in_words():
+    group = RemoteGroup(["64x64,128x64", "64x64"])
+    try:
+        with harness.Server([group]):
+            logs = [worker.communicate(timeout=WITHIN_S)[1] for worker in group.workers]
+    finally:
+        group.kill()
+    assert "--warm-up: this worker is to make 64x64,128x64 at guidance" in logs[0]
+    assert "--warm-up: this worker is to make 64x64 at guidance" in logs[1]
+    for log in logs:
+        assert "as 1 of the group's 2 ranks" in log and not lines_of(log, "warmed up")
