@@ -29,10 +29,11 @@ int64_t MaxPixels(const LoadOptions& options) {
   return options.devices.are_gpus() ? kMaxPixelsOnGpus : kMaxPixelsOnCpus;
 }
 
-absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(
-    const LoadOptions& options, int first_rank, const ModelDescription& description,
-    const SharedWorlds& worlds, const std::shared_ptr<TextHints>& text_hints,
-    const WarmUpPlan& warm_up) {
+absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options, int first_rank,
+                                                      const ModelDescription& description,
+                                                      const SharedWorlds& worlds,
+                                                      const std::shared_ptr<TextHints>& text_hints,
+                                                      const WarmUpPlan& warm_up) {
   RankGroupOptions group;
   group.first_rank = first_rank;
   group.ranks = static_cast<int>(options.devices.of_rank.size());
