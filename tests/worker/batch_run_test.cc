@@ -145,7 +145,7 @@ TEST_F(BatchRunTest, OnePassMakesTheImagesOfAllCallsAndEachIsToldItsOwn) {
   Call({20, 21});
   EXPECT_THAT(Run(4), Each(IsOk()));
   ASSERT_EQ(Passes().size(), 2U) << "one for each rank";
-  const ImageRequest pass = Passes()[0];
+  const ImageRequest pass = Passes().at(0);
   EXPECT_EQ(pass.batch_size, 4);
   EXPECT_EQ(pass.prompt, "seed 10");
   ASSERT_EQ(pass.beside.size(), 2U);
@@ -210,7 +210,7 @@ TEST_F(BatchRunTest, ACallThatIsGivenUpDisturbsNobody) {
   EXPECT_THAT(Run(2), ElementsAre(IsOk(), IsCancelled()));
   EXPECT_THAT(Told(0).Seeds(), ElementsAre(10));
   EXPECT_TRUE(Told(1).images.empty());
-  EXPECT_EQ(Passes()[0].beside.size(), 1U) << "its row was computed";
+  EXPECT_EQ(Passes().at(0).beside.size(), 1U) << "its row was computed";
 }
 
 TEST_F(BatchRunTest, StopsWithinAStepWhenAllAreGivenUp) {
