@@ -80,6 +80,7 @@ class MetricsTest : public ::testing::Test {
 
 // Numbers of things, and truths: what has no unit.
 const std::set<std::string> kWithoutUnit = {"patchflow_ready",
+                                            "patchflow_batch_size",
                                             "patchflow_queue_depth",
                                             "patchflow_queue_depth_by_priority",
                                             "patchflow_queue_capacity",
