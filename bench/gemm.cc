@@ -162,8 +162,7 @@ void MeasureFp8(const Shape& shape, const Operands& t, double flop, const Repeat
   const double rounding_ms = TimeOf(
                                  t.x.device(), [&] { x.Fill(t.x); }, repeats, kBurst)
                                  .median_ms;
-  const GemmFp8Tile chosen =
-      ChooseGemmFp8Tile(t.x.size(0), shape.in, shape.out, EpilogueOf(shape.after));
+  const GemmFp8Tile chosen = ChooseGemmFp8Tile(t.x.size(0), shape.in, shape.out);
   row["rounding_us"] = 1000 * rounding_ms;
   row["fp8_ms"] =
       row[std::string(NameOf(chosen)) + "_ms"].get<double>() + (shape.after_norm ? 0 : rounding_ms);

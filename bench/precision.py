@@ -2,10 +2,11 @@
 """PSNR of the images that a group makes in a narrow dtype to those that another makes in a wider one, over gRPC.
 
     bench/precision.py [--dtype bfloat16] [--against float32] [--device cuda] [--model DIR] [--size 256x256]
-                       [--images 8] [--steps 20] [--guidance 4.5] [--json FILE]
+                       [--ranks 1] [--layout "{tensor: 2}"] [--images 8] [--steps 20] [--guidance 4.5] [--json FILE]
 
 Of the bundled model, if none is named. Two servers, one after the other: the first of the dtype in question, the second
-of the one it is held against, float32 on the CPUs and all others on the same device. Bytes of RAW_RGB8 are compared.
+of the one it is held against, on one rank: float32 on the CPUs, all others on the same device. Bytes of RAW_RGB8 are
+compared.
 """
 
 import argparse
@@ -36,10 +37,10 @@ def draw(server: end_to_end.RunningServer, seed: int, arguments, out: pathlib.Pa
     return np.fromfile(out, np.uint8).astype(np.float64)
 
 
-def images_of(device: str, dtype: str, arguments) -> list[np.ndarray]:
+def images_of(group: str, arguments) -> list[np.ndarray]:
     config = (
         'server: {listen: "127.0.0.1:0", metrics: "127.0.0.1:0"}\n'
-        f"groups: [{{model: {arguments.model.resolve()}, device: {device}, dtype: {dtype}}}]\n"
+        f"groups: [{{model: {arguments.model.resolve()}, {group}}}]\n"
     )
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
@@ -63,16 +64,20 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--model", type=pathlib.Path, default=MODEL)
     parser.add_argument("--size", default="", help="such as 1024x1024; the model's own, if left out")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--layout", default="{}")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=4.5)
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
-    narrow = images_of(arguments.device, arguments.dtype, arguments)
-    wide = images_of("cpu" if arguments.against == "float32" else arguments.device, arguments.against, arguments)
-    values = [psnr_db(a, b) for a, b in zip(narrow, wide, strict=True)]
+    device = f"device: {arguments.device}"
+    narrow = f"{device}, dtype: {arguments.dtype}, ranks: {arguments.ranks}, layout: {arguments.layout}"
+    wide = f"{'device: cpu' if arguments.against == 'float32' else device}, dtype: {arguments.against}"
+    groups = [images_of(group, arguments) for group in (narrow, wide)]
+    values = [psnr_db(a, b) for a, b in zip(*groups, strict=True)]
     report = {"model": arguments.model.name, "dtype": arguments.dtype, "against": arguments.against}
-    report |= {"device": arguments.device, "size": arguments.size, "steps": arguments.steps}
+    report |= {"layout": arguments.layout, "device": arguments.device, "size": arguments.size, "steps": arguments.steps}
     report |= {"psnr_db": [round(value, 2) for value in values]}
     report |= {"median_db": statistics.median(values), "lowest_db": min(values)}
     print(json.dumps(report))

@@ -3,42 +3,99 @@
 namespace patchflow {
 namespace {
 
-// The row stays packed in registers between its two uses.
+// A row, packed in registers between its two uses. threadIdx.x of `kThreads` threads holds the
+// columns from kVector * threadIdx.x on, every kVector * kThreads.
+template <int kPasses, int kThreads>
+class PackedRow {
+ public:
+  __device__ __forceinline__ PackedRow(const Fp8RowsArgs& args, int64_t row)
+      : args_(args), row_(row) {
+    const auto* from = static_cast<const __nv_bfloat16*>(args.x) + row * args.width;
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int column = ColumnOf(pass);
+      packed_[pass] =
+          column < args.width ? *reinterpret_cast<const uint4*>(from + column) : uint4{};
+    }
+  }
+
+  // Of this thread's columns.
+  __device__ __forceinline__ float Amax() const {
+    float amax = kFp8LeastAmax;
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      float x[kVector];
+      LoadVector(reinterpret_cast<const __nv_bfloat16*>(&packed_[pass]), x);
+      amax = LargestOf(x, amax);
+    }
+    return amax;
+  }
+
+  // amax: of the row.
+  __device__ __forceinline__ void Store(float amax) const {
+    const float factor = ScaleRow(amax, args_.row_scale + row_);
+    auto* to = static_cast<uint8_t*>(args_.y) + row_ * args_.width;
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int column = ColumnOf(pass);
+      if (column < args_.width) {
+        float x[kVector];
+        LoadVector(reinterpret_cast<const __nv_bfloat16*>(&packed_[pass]), x);
+        StoreFp8Vector(x, factor, to + column);
+      }
+    }
+  }
+
+ private:
+  __device__ __forceinline__ static int ColumnOf(int pass) {
+    return (pass * kThreads + static_cast<int>(threadIdx.x)) * kVector;
+  }
+
+  const Fp8RowsArgs& args_;
+  int64_t row_;
+  uint4 packed_[kPasses];
+};
+
 template <int kPasses>
 __global__ void __launch_bounds__(kLanes* kRowsPerBlock) Fp8RowsKernel(const Fp8RowsArgs args) {
   const int64_t row = int64_t{blockIdx.x} * kRowsPerBlock + threadIdx.y;
   if (row >= args.rows) {
     return;
   }
-  const auto* from = static_cast<const __nv_bfloat16*>(args.x) + row * args.width;
-  uint4 packed[kPasses];
-#pragma unroll
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const int column = pass * kColumnsPerPass + static_cast<int>(threadIdx.x) * kVector;
-    packed[pass] = column < args.width ? *reinterpret_cast<const uint4*>(from + column) : uint4{};
-  }
-  float amax = kFp8LeastAmax;
-  float x[kVector];
-#pragma unroll
-  for (int pass = 0; pass < kPasses; ++pass) {
-    LoadVector(reinterpret_cast<const __nv_bfloat16*>(&packed[pass]), x);
-    amax = LargestOf(x, amax);
-  }
-  const float factor = ScaleRow(amax, args.row_scale + row);
-  auto* to = static_cast<uint8_t*>(args.y) + row * args.width;
-#pragma unroll
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const int column = pass * kColumnsPerPass + static_cast<int>(threadIdx.x) * kVector;
-    if (column < args.width) {
-      LoadVector(reinterpret_cast<const __nv_bfloat16*>(&packed[pass]), x);
-      StoreFp8Vector(x, factor, to + column);
-    }
-  }
+  const PackedRow<kPasses, kLanes> packed(args, row);
+  packed.Store(MaxOverWarp(packed.Amax()));
 }
 
 template <int kPasses>
 cudaError_t Launch(const Fp8RowsArgs& args, cudaStream_t stream) {
   Fp8RowsKernel<kPasses><<<BlocksOf(args.rows), dim3(kLanes, kRowsPerBlock), 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+constexpr int kWideThreads = 192;  // 3 vectors each of the 4608 features within an MLP.
+constexpr int kWideWarps = kWideThreads / kLanes;
+constexpr int kColumnsPerWidePass = kWideThreads * kVector;
+
+// A block a row: where a warp would hold so much of it that few warps are left to hide the wait.
+template <int kPasses>
+__global__ void __launch_bounds__(kWideThreads) WideFp8RowsKernel(const Fp8RowsArgs args) {
+  __shared__ float amax_of_warp[kWideWarps];
+  const PackedRow<kPasses, kWideThreads> packed(args, blockIdx.x);
+  float amax = MaxOverWarp(packed.Amax());
+  if (threadIdx.x % kLanes == 0) {
+    amax_of_warp[threadIdx.x / kLanes] = amax;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int warp = 0; warp < kWideWarps; ++warp) {
+    amax = fmaxf(amax, amax_of_warp[warp]);
+  }
+  packed.Store(amax);
+}
+
+template <int kPasses>
+cudaError_t LaunchWide(const Fp8RowsArgs& args, cudaStream_t stream) {
+  WideFp8RowsKernel<kPasses><<<static_cast<unsigned>(args.rows), kWideThreads, 0, stream>>>(args);
   return cudaGetLastError();
 }
 
@@ -68,7 +125,7 @@ __global__ void __launch_bounds__(kLanes* kRowsPerBlock)
       amax = LargestOf(x[pass], amax);
     }
   }
-  const float factor = ScaleRow(amax, row_scale + row);
+  const float factor = ScaleRow(MaxOverWarp(amax), row_scale + row);
   auto* to = static_cast<uint8_t*>(args.y) + row * args.width;
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
@@ -87,12 +144,12 @@ cudaError_t LaunchFp8Rows(const Fp8RowsArgs& args, cudaStream_t stream) {
       args.width > kFp8RowsMaxWidth) {
     return cudaErrorInvalidValue;
   }
-  const int passes = (args.width + kColumnsPerPass - 1) / kColumnsPerPass;
-  if (passes <= 2) return Launch<2>(args, stream);
-  if (passes <= 5) return Launch<5>(args, stream);
-  if (passes <= 9) return Launch<9>(args, stream);
-  if (passes <= 18) return Launch<18>(args, stream);
-  return Launch<kFp8RowsMaxWidth / kColumnsPerPass>(args, stream);
+  if (args.width <= 2 * kColumnsPerPass) return Launch<2>(args, stream);
+  if (args.width <= 5 * kColumnsPerPass) return Launch<5>(args, stream);
+  if (args.width <= 2 * kColumnsPerWidePass) return LaunchWide<2>(args, stream);
+  if (args.width <= 3 * kColumnsPerWidePass) return LaunchWide<3>(args, stream);
+  return LaunchWide<(kFp8RowsMaxWidth + kColumnsPerWidePass - 1) / kColumnsPerWidePass>(args,
+                                                                                        stream);
 }
 
 cudaError_t LaunchNormModulateFp8(const NormModulateArgs& args, float* row_scale,

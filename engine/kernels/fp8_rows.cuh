@@ -24,10 +24,9 @@ __device__ __forceinline__ float LargestOf(const float (&x)[kVector], float so_f
   return so_far;
 }
 
-// What numbers of the row are multiplied by; its scale is written by the first lane. `amax` is of
-// the lane's own numbers, and no less than kFp8LeastAmax.
+// What numbers of the row are multiplied by; its scale is written by the first thread. `amax` is
+// the row's, and no less than kFp8LeastAmax.
 __device__ __forceinline__ float ScaleRow(float amax, float* row_scale) {
-  amax = MaxOverWarp(amax);
   if (threadIdx.x == 0) {
     *row_scale = amax / kFp8Largest;
   }

@@ -26,7 +26,7 @@ struct Fp8RowsArgs {
 // Enqueues row_scale = amax / 448 and y = x (448 / amax), rounded to nearest even and saturating,
 // where amax is the row's largest magnitude, or kFp8LeastAmax if that is more. A NaN becomes NaN;
 // so does an infinity, and the finite rest of its row 0. One read of memory and half a write, a
-// warp a row.
+// warp or a block a row.
 // Returns cudaErrorInvalidValue for operands out of the contract.
 cudaError_t LaunchFp8Rows(const Fp8RowsArgs& args, cudaStream_t stream);
 

@@ -8,6 +8,7 @@
 #include <limits>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "engine/kernels/fp8_rows.h"
 
@@ -18,8 +19,7 @@ using at::Tensor;
 
 const auto kGpu = at::TensorOptions().device(at::kCUDA);
 // Of the norm: 1.7e-3 by the one rounding to bfloat16, the rest by the tensor core's sums.
-constexpr double kTolerance = 3.5e-3;
-constexpr double kToleranceOf4608 = 1e-2;
+constexpr double kTolerance = 2.5e-3;
 
 struct Quantised {
   explicit Quantised(const Tensor& x)
@@ -107,7 +107,7 @@ TEST_P(GemmFp8Sm90Test, EqualsDoublePrecisionOfItsOperands) {
             cudaSuccess);
   const double error = RelativeError(y, Reference(t, epilogue));
   RecordProperty("error", std::to_string(error));
-  EXPECT_LT(error, in > 2048 ? kToleranceOf4608 : kTolerance) << NameOf(tile);
+  EXPECT_LT(error, kTolerance) << NameOf(tile);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -140,8 +140,8 @@ TEST_P(GemmFp8Sm90TileTest, ScalesEveryRowAndColumnByItsOwn) {
   Run(args, GemmEpilogue::kBias);
   const Tensor reference = at::mm(t.x.Wide(), t.weight.Wide().t());
   const Tensor error = (Wide(t.residual) - reference).abs();
-  EXPECT_LT((error.norm(2, 1) / reference.norm(2, 1)).max().item<double>(), 2 * kTolerance);
-  EXPECT_LT((error.norm(2, 0) / reference.norm(2, 0)).max().item<double>(), 2 * kTolerance);
+  EXPECT_LT((error.norm(2, 1) / reference.norm(2, 1)).max().item<double>(), 3 * kTolerance);
+  EXPECT_LT((error.norm(2, 0) / reference.norm(2, 0)).max().item<double>(), 3 * kTolerance);
 }
 
 TEST_P(GemmFp8Sm90TileTest, RowsOfZerosGiveTheBias) {
@@ -151,17 +151,20 @@ TEST_P(GemmFp8Sm90TileTest, RowsOfZerosGiveTheBias) {
   EXPECT_TRUE(at::equal(y, t.bias.expand_as(y)));
 }
 
-// 448 times 448, 4608 times over, and one number of 10^30.
-TEST_P(GemmFp8Sm90TileTest, TheLargestNumbersStayFinite) {
-  Tensor x = at::ones({130, 4608}, kGpu.dtype(at::kBFloat16));
-  x[5][4000] = 1e30;
-  Operands t(x, 1152);
-  t.weight = Quantised(at::ones({1152, 4608}, kGpu.dtype(at::kBFloat16)));
-  GemmFp8Args args = t.Args(t.residual);
-  args.bias = nullptr;
-  Run(args, GemmEpilogue::kBias);
-  const Tensor reference = at::mm(t.x.Wide(), t.weight.Wide().t());
-  EXPECT_LT(((Wide(t.residual) - reference) / reference).abs().max().item<double>(), 1e-2);
+// The worst for sums of 14 bits: of one sign, and of 448 times 448 each. One number is 10^30.
+TEST_P(GemmFp8Sm90TileTest, TheLargestNumbersStayFiniteAndNear) {
+  for (const auto& [in, tolerance] : {std::pair{1152, 1e-2}, std::pair{4608, 3e-2}}) {
+    Tensor x = at::ones({130, in}, kGpu.dtype(at::kBFloat16));
+    x[5][in - 100] = 1e30;
+    Operands t(x, 1152);
+    t.weight = Quantised(at::ones({1152, in}, kGpu.dtype(at::kBFloat16)));
+    GemmFp8Args args = t.Args(t.residual);
+    args.bias = nullptr;
+    Run(args, GemmEpilogue::kBias);
+    const Tensor reference = at::mm(t.x.Wide(), t.weight.Wide().t());
+    EXPECT_LT(((Wide(t.residual) - reference) / reference).abs().max().item<double>(), tolerance)
+        << in;
+  }
 }
 
 TEST_P(GemmFp8Sm90TileTest, AddsToTheResidualInPlace) {
@@ -200,6 +203,21 @@ TEST_P(GemmFp8Sm90TileTest, GivesTheSameBitsEveryTime) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Tiles, GemmFp8Sm90TileTest, ::testing::ValuesIn(kGemmFp8Tiles));
+
+// As measured at these rows; in between by how full the last wave is.
+TEST(GemmFp8Sm90ChoiceTest, TakesTheFasterTile) {
+  const auto chosen = [](int64_t rows, int64_t in, int64_t out) {
+    return std::string(NameOf(ChooseGemmFp8Tile(rows, in, out)));
+  };
+  EXPECT_EQ(chosen(2048, 4608, 1152), "fp8 128x192");
+  for (const int64_t rows : {2048, 8192, 32768}) {
+    EXPECT_EQ(chosen(rows, 1152, 3456), "fp8 128x128 in turns") << rows;
+    EXPECT_EQ(chosen(rows, 1152, 4608), "fp8 128x128 in turns") << rows;
+    EXPECT_EQ(chosen(rows, 1152, 1152), "fp8 128x128 in turns") << rows;
+    if (rows == 2048) continue;
+    EXPECT_EQ(chosen(rows, 4608, 1152), "fp8 128x128 in turns") << rows;
+  }
+}
 
 TEST(GemmFp8Sm90RefusalTest, FeaturesThatAreNotWholeVectorsAndScalesThatAreMissing) {
   const Operands t(16, 32, 16);
