@@ -50,10 +50,6 @@ class CommandsTest : public testing::Test {
                      {"--server", server_.address(), "--retries", "0", "--timeout", "20s"});
     return RunProgram(arguments);
   }
-  void FailWith(const grpc::Status& status) {
-    service_.on_generate = [status](grpc::ServerContext&, const v1::GenerateImagesRequest&,
-                                    const FakeService::Write&) { return status; };
-  }
 
   ScratchFolder folder_;
   FakeService service_;
@@ -202,7 +198,7 @@ TEST_F(CommandsTest, ARefusedPromptDoesNotStopTheNext) {
 
 TEST_F(CommandsTest, OtherFailuresStopTheFile) {
   std::ofstream(folder_ / "prompts") << "a fish\ntwo birds\n";
-  FailWith({grpc::INTERNAL, "broken"});
+  service_.FailWith({grpc::INTERNAL, "broken"});
   EXPECT_EQ(Generate({"--file", folder_ / "prompts"}).exit_code, 1);
   EXPECT_EQ(service_.requests().size(), 1U);
 }
@@ -214,7 +210,7 @@ TEST_F(CommandsTest, EachOutcomeHasItsExitStatus) {
       {grpc::DEADLINE_EXCEEDED, 5}, {grpc::CANCELLED, 6},   {grpc::INTERNAL, 1},
       {grpc::UNIMPLEMENTED, 1}};
   for (const auto& [code, exit_code] : codes) {
-    FailWith(ErrorStatus(code, "REASON", "words"));
+    service_.FailWith(ErrorStatus(code, "REASON", "words"));
     const Outcome outcome = Generate({"a fish"});
     EXPECT_EQ(outcome.exit_code, exit_code) << code;
     EXPECT_THAT(outcome.err, testing::MatchesRegex("patchflow: [A-Z_]+ \\(REASON\\): words\n"));
@@ -224,9 +220,9 @@ TEST_F(CommandsTest, EachOutcomeHasItsExitStatus) {
 }
 
 TEST_F(CommandsTest, ErrorsNameEveryField) {
-  FailWith(ErrorStatus(grpc::INVALID_ARGUMENT, "INVALID_REQUEST", "2 fields are wrong", -1,
-                       {{"image.width", "1000 is not a multiple of 16"},
-                        {"sampling.steps", "0 is not in 1 .. 200"}}));
+  service_.FailWith(ErrorStatus(grpc::INVALID_ARGUMENT, "INVALID_REQUEST", "2 fields are wrong", -1,
+                                {{"image.width", "1000 is not a multiple of 16"},
+                                 {"sampling.steps", "0 is not in 1 .. 200"}}));
   EXPECT_EQ(Generate({"a fish", "--width", "1000", "--steps", "0"}).err,
             "patchflow: INVALID_ARGUMENT (INVALID_REQUEST): 2 fields are wrong\n"
             "  image.width: 1000 is not a multiple of 16\n"
@@ -283,7 +279,7 @@ TEST_F(CommandsTest, FetchWritesTheImages) {
 }
 
 TEST_F(CommandsTest, FetchOfAnUnknownIdIsRefused) {
-  FailWith(ErrorStatus(grpc::NOT_FOUND, "GENERATION_NOT_FOUND", "no generation r-1"));
+  service_.FailWith(ErrorStatus(grpc::NOT_FOUND, "GENERATION_NOT_FOUND", "no generation r-1"));
   EXPECT_EQ(Run({"fetch", "r-1"}).exit_code, 3);
 }
 

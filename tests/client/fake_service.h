@@ -174,6 +174,13 @@ class FakeService : public v1::ImageGenerationService::Service {
   std::function<grpc::Status(grpc::ServerContext&, v1::ListModelsResponse&)> on_list =
       [](grpc::ServerContext&, v1::ListModelsResponse&) { return grpc::Status::OK; };
 
+  // From now on every GenerateImages ends so.
+  void FailWith(const grpc::Status& status) {
+    on_generate = [status](grpc::ServerContext&, const v1::GenerateImagesRequest&, const Write&) {
+      return status;
+    };
+  }
+
   // Those of GenerateImages, in order.
   std::vector<v1::GenerateImagesRequest> requests() const {
     const std::lock_guard lock(mutex_);

@@ -26,10 +26,6 @@ class LoadCommandTest : public testing::Test {
     err_.str("");
     return RunClient(static_cast<int>(argv.size()), argv.data(), console_, interrupt_);
   }
-  void FailWith(const grpc::Status& status) {
-    service_.on_generate = [status](grpc::ServerContext&, const v1::GenerateImagesRequest&,
-                                    const FakeService::Write&) { return status; };
-  }
 
   ScratchFolder folder_;
   FakeService service_;
@@ -66,17 +62,17 @@ TEST_F(LoadCommandTest, TellsProgramsJson) {
 }
 
 TEST_F(LoadCommandTest, FailuresAreOutcomesUntilNothingSucceeds) {
-  FailWith(ErrorStatus(grpc::RESOURCE_EXHAUSTED, "QUEUE_FULL", "full", 0.01));
+  service_.FailWith(ErrorStatus(grpc::RESOURCE_EXHAUSTED, "QUEUE_FULL", "full", 0.01));
   EXPECT_EQ(Load({"-c", "2", "-n", "20"}), kExitOther);
   EXPECT_THAT(out_.str(), ContainsRegex("RESOURCE_EXHAUSTED/QUEUE_FULL +total +20"));
   EXPECT_THAT(err_.str(), HasSubstr("no request succeeded; most ended with RESOURCE_EXHAUSTED"));
   EXPECT_EQ(service_.requests().size(), 20U) << "nothing is tried again";
-  FailWith({grpc::UNAVAILABLE, "down"});
+  service_.FailWith({grpc::UNAVAILABLE, "down"});
   EXPECT_EQ(Load({"-c", "2", "-n", "4"}), kExitUnavailable);
 }
 
 TEST_F(LoadCommandTest, ABrokenStreamFailsTheRun) {
-  FailWith(grpc::Status::OK);
+  service_.FailWith(grpc::Status::OK);
   EXPECT_EQ(Load({"-c", "1", "-n", "2"}), kExitOther);
   EXPECT_THAT(err_.str(), HasSubstr("2 streams broke the rules"));
 }

@@ -6,22 +6,12 @@
 #include <atomic>
 #include <thread>
 
-#include "tests/parallel/run_ranks.h"
+#include "tests/parallel/failure_of.h"
 
 namespace patchflow {
 namespace {
 
 using testing::HasSubstr;
-
-std::string FailureOf(int ranks, const std::function<void(const Rank&)>& fn,
-                      const RunOptions& options = {}) {
-  try {
-    RunRanks(ranks, fn, options);
-  } catch (const RankFailure& failure) {
-    return failure.what();
-  }
-  return "";
-}
 
 TEST(LocalCommunicatorStreams, ReadsTheInputWhenTheOperationRuns) {
   RunRanks(

@@ -12,7 +12,7 @@
 #include "engine/step_graph.h"
 #include "parallel/counting_communicator.h"
 #include "parallel/nccl_world.h"
-#include "tests/parallel/run_ranks.h"
+#include "tests/parallel/failure_of.h"
 
 namespace patchflow {
 namespace {
@@ -30,12 +30,7 @@ void WaitForStream(const Rank& here) {
 }
 
 std::string FailureOf(const std::function<void(const Rank&)>& fn, const RunOptions& options = {}) {
-  try {
-    RunRanks(2, fn, options);
-  } catch (const RankFailure& failure) {
-    return failure.what();
-  }
-  return "";
+  return patchflow::FailureOf(2, fn, options);
 }
 
 TEST(NcclStreams, NeitherACallNorAWaitBlocksTheHost) {

@@ -14,23 +14,13 @@
 
 #include "parallel/tcp_operation.h"
 #include "parallel/tcp_socket.h"
-#include "tests/parallel/run_ranks.h"
+#include "tests/parallel/failure_of.h"
 
 namespace patchflow {
 namespace {
 
 using testing::HasSubstr;
 using Clock = TcpSocket::Clock;
-
-std::string FailureOf(int ranks, const std::function<void(const Rank&)>& fn,
-                      const RunOptions& options = {}) {
-  try {
-    RunRanks(ranks, fn, options);
-  } catch (const RankFailure& failure) {
-    return failure.what();
-  }
-  return "";
-}
 
 std::string WhatOf(const std::function<void()>& fn) {
   try {
