@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <condition_variable>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <random>
@@ -10,6 +11,7 @@
 #include <tuple>
 
 #include "absl/time/clock.h"
+#include "engine/device.h"
 #include "tests/worker/placed_images.h"
 #include "worker/load.h"
 #include "worker/worker.h"
@@ -19,10 +21,15 @@ namespace {
 
 constexpr int kBatchSize = 3;
 
-LoadOptions OptionsOf(int batch_size) {
+bool OnGpu() { return std::getenv("PATCHFLOW_TEST_GPU") != nullptr; }
+
+LoadOptions OptionsOf(int batch_size, const std::string& layout = "") {
   LoadOptions options;
   options.model_dir = kBundledModel;
-  options.devices = ChooseDevices("cpu", "float32", 1, 0).value();
+  options.layout = ParseLayout(layout).value();
+  options.devices = ChooseDevices(OnGpu() ? "cuda" : "cpu", OnGpu() ? "bfloat16" : "float32",
+                                  options.layout.ranks(), 0)
+                        .value();
   options.batch_size = batch_size;
   options.warm_up = {{64, 48}};
   return options;
@@ -54,12 +61,14 @@ class Picture final : public JobEvents {
 
 class BatchedModelTest : public ::testing::Test {
  protected:
-  void Start(std::chrono::steady_clock::duration delay) {
+  void Start(std::chrono::steady_clock::duration delay, const std::string& layout = "") {
+    const LoadOptions load = OptionsOf(kBatchSize, layout);
     WorkerOptions options;
+    options.ranks = load.layout.ranks();
     options.batch_size = kBatchSize;
     options.batch_delay = delay;
     options.process_start = absl::Now();
-    options.load = [] { return LoadGroup(OptionsOf(kBatchSize)); };
+    options.load = [load] { return LoadGroup(load); };
     options.on_failed = [](const absl::Status& failure) { ADD_FAILURE() << failure; };
     worker_ = std::make_unique<Worker>(std::move(options));
     while (worker_->Describe().state != WorkerState::kReady) absl::SleepFor(absl::Milliseconds(5));
@@ -96,8 +105,22 @@ class BatchedModelTest : public ::testing::Test {
   std::unique_ptr<Worker> worker_;
 };
 
-TEST_F(BatchedModelTest, AnImageHasTheBytesThatItHasAlone) {
-  Start(std::chrono::milliseconds(300));
+// As many as there are GPUs for.
+std::vector<std::string> Layouts() {
+  std::vector<std::string> layouts = {"serial", "ulysses=2",
+                                      "pipefusion=2,patches=2,warmup_steps=1", "guidance=2"};
+  std::erase_if(layouts, [](const std::string& layout) {
+    return OnGpu() && ParseLayout(layout).value().ranks() > CudaDeviceCount();
+  });
+  return layouts;
+}
+
+class BatchedLayoutTest : public BatchedModelTest,
+                          public testing::WithParamInterface<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Layouts, BatchedLayoutTest, testing::ValuesIn(Layouts()));
+
+TEST_P(BatchedLayoutTest, AnImageHasTheBytesThatItHasAlone) {
+  Start(std::chrono::milliseconds(300), GetParam());
   const std::vector<Job> jobs = {
       JobOf("a red star", 1),
       JobOf("a large green triangle to the left of a blue circle on a white background", 2),
