@@ -82,6 +82,19 @@ def test_a_passed_limit_is_counted_by_its_phase(place, phase, tmp_path):
     assert {name: int(count) for name, count in trips if count != "0"} == {phase: 1}, trips
 
 
+def test_a_job_out_of_memory_is_counted_by_its_group(tmp_path):
+    extra = {"chaos": True, "black_box": {"directory": str(tmp_path / "boxes")}}
+    with harness.Server([harness.Group(harness.BUNDLED, name="small")], extra) as server:
+        server.wait_ready()
+        pathlib.Path(re.search(r'"fault_orders":"([^"]+)"', server.log())[1]).write_text("oom step 0")
+        pb, _ = harness.api()
+        with pytest.raises(grpc.RpcError) as caught:
+            harness.generate(server, pb.GenerateImagesRequest(prompt=pb.Prompt(text="a star")), timeout_s=60)
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=20) as page:
+            assert 'patchflow_gpu_oom_total{group="small"} 1' in page.read().decode().splitlines()
+
+
 def test_a_configuration_that_does_not_ask_for_chaos_has_none(tmp_path):
     config = {"server": {"listen": "127.0.0.1:0"}, "groups": [{"model": str(harness.BUNDLED), "device": "cpu"}]}
     path = tmp_path / "config.yaml"
