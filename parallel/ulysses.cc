@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
 #include <array>
 #include <optional>
 
@@ -11,12 +10,22 @@
 namespace patchflow {
 namespace {
 
-int64_t Longest(const std::vector<TokenSpan>& spans) {
-  int64_t longest = 0;
+using Transfer = Communicator::Transfer;
+
+// Where each rank's tokens begin among those of all.
+std::vector<int64_t> Begins(const std::vector<TokenSpan>& spans) {
+  std::vector<int64_t> begins = {0};
   for (const TokenSpan& span : spans) {
-    longest = std::max(longest, span.size());
+    begins.push_back(begins.back() + span.size());
   }
-  return longest;
+  return begins;
+}
+
+// `copy(begin, count)` for the runs of ranks without `rank`.
+template <typename F>
+void ForOthers(int64_t rank, int64_t ranks, F copy) {
+  if (rank > 0) copy(0, rank);
+  if (rank + 1 < ranks) copy(rank + 1, ranks - rank - 1);
 }
 
 // [B, S, 3, H, D] over q, k and v where they are slices of one product; else nothing.
@@ -49,80 +58,94 @@ Tensor UlyssesAttention::Attend(const AttentionInput& in) {
   for (int64_t begin = 0; begin < rows; begin += count) {
     heads.push_back(SendHeads(RowsOf(in, begin, count), spans));
   }
-  std::vector<Exchange> tokens;
-  for (Exchange& exchange : heads) {
-    const auto qkv = TakeHeads(exchange, spans);
-    tokens.push_back(
-        SendTokens(inner_.Attend({in.block, in.span, qkv[0], qkv[1], qkv[2], in.images}), spans));
-  }
   const Tensor o_BSHD = at::empty(in.q_BSHD.sizes(), in.q_BSHD.options());
+  const auto part = [&](size_t i) {
+    return o_BSHD.narrow(0, static_cast<int64_t>(i) * count, count);
+  };
+  std::vector<Exchange> tokens;
+  for (size_t i = 0; i < heads.size(); ++i) {
+    heads[i].pending.Wait();
+    const auto qkv_bThD = heads[i].whole.unbind(2);
+    const Tensor o_bThD =
+        inner_.Attend({in.block, in.span, qkv_bThD[0], qkv_bThD[1], qkv_bThD[2], in.images});
+    tokens.push_back(SendTokens(o_bThD, spans, part(i)));
+  }
   for (size_t i = 0; i < tokens.size(); ++i) {
-    TakeTokens(tokens[i], o_BSHD.narrow(0, static_cast<int64_t>(i) * count, count));
+    TakeTokens(tokens[i], part(i));
   }
   return o_BSHD;
-}
-
-UlyssesAttention::Exchange UlyssesAttention::Begin(const Tensor& send) {
-  Tensor received = at::empty_like(send);
-  Pending pending = axis_.AllToAll(send, received);
-  return {std::move(received), std::move(pending)};
 }
 
 UlyssesAttention::Exchange UlyssesAttention::SendHeads(const AttentionInput& in,
                                                        const std::vector<TokenSpan>& spans) {
   const Tensor& like = in.q_BSHD;
   const int64_t ranks = axis_.size();
-  const Tensor send = at::empty(
-      {ranks, like.size(0), Longest(spans), 3, like.size(2) / ranks, like.size(3)}, like.options());
-  const Tensor own = send.narrow(2, 0, like.size(1));
+  const int64_t here = axis_.rank();
+  const auto begins = Begins(spans);
+  const std::vector<int64_t> sizes = {like.size(0), like.size(1), 3, like.size(2) / ranks,
+                                      like.size(3)};
+  const auto parts_of = [&](const Tensor& x_BSHD) { return x_BSHD.unflatten(-2, {ranks, -1}); };
+  const Tensor whole = at::empty({sizes[0], begins.back(), 3, sizes[3], sizes[4]}, like.options());
+  const Tensor send = at::empty({ranks, sizes[0], sizes[1], 3, sizes[3], sizes[4]}, like.options());
+  const auto pack = [&](const Tensor& x_BSnhD, const Tensor& own_BShD, const Tensor& to_nBShD) {
+    CopyWide(own_BShD, x_BSnhD.select(-3, here));
+    ForOthers(here, ranks, [&](int64_t begin, int64_t count) {
+      CopyWide(to_nBShD.narrow(0, begin, count), x_BSnhD.narrow(-3, begin, count).movedim(-3, 0));
+    });
+  };
+  const Tensor own = whole.narrow(1, begins[here], sizes[1]);
   if (const auto product_BS3HD = ProductOf(in)) {
-    CopyWide(own, product_BS3HD->unflatten(3, {ranks, -1}).permute({3, 0, 1, 2, 4, 5}));
-    return Begin(send);
+    pack(parts_of(*product_BS3HD), own, send);
+  } else {
+    const std::array<Tensor, 3> qkv_BSHD = {in.q_BSHD, in.k_BSHD, in.v_BSHD};
+    for (int64_t i = 0; i < 3; ++i) {
+      pack(parts_of(qkv_BSHD[i]), own.select(2, i), send.select(3, i));
+    }
   }
-  const std::array<Tensor, 3> parts_BSHD = {in.q_BSHD, in.k_BSHD, in.v_BSHD};
-  for (int64_t i = 0; i < 3; ++i) {
-    CopyWide(own.select(3, i), parts_BSHD[i].unflatten(2, {ranks, -1}).permute({2, 0, 1, 3, 4}));
+  std::vector<Transfer> transfers;
+  for (int i = 1; i < ranks; ++i) {  // In turn, so that not all send to one rank at once.
+    const int64_t to = (here + i) % ranks;
+    const int64_t from = (here - i + ranks) % ranks;
+    for (int64_t row = 0; row < sizes[0]; ++row) {
+      transfers.push_back({Transfer::Kind::kSend, send[to][row], static_cast<int>(to)});
+      transfers.push_back({Transfer::Kind::kRecv,
+                           whole[row].narrow(0, begins[from], spans[from].size()),
+                           static_cast<int>(from)});
+    }
   }
-  return Begin(send);
-}
-
-std::vector<Tensor> UlyssesAttention::TakeHeads(Exchange& exchange,
-                                                const std::vector<TokenSpan>& spans) {
-  exchange.pending.Wait();
-  const Tensor& received = exchange.received;
-  const int64_t ranks = axis_.size();
-  if (TotalSize(spans) == ranks * received.size(2)) {  // A view, of one row.
-    return received.transpose(0, 1).flatten(1, 2).unbind(2);
-  }
-  std::vector<Tensor> tokens;
-  for (int64_t peer = 0; peer < ranks; ++peer) {
-    tokens.push_back(received[peer].narrow(1, 0, spans[peer].size()));
-  }
-  return at::cat(tokens, 1).unbind(2);
+  return {whole, axis_.Grouped(transfers)};
 }
 
 UlyssesAttention::Exchange UlyssesAttention::SendTokens(const Tensor& o_bThD,
-                                                        const std::vector<TokenSpan>& spans) {
+                                                        const std::vector<TokenSpan>& spans,
+                                                        const Tensor& o_bSHD) {
   const int64_t ranks = axis_.size();
-  const int64_t longest = Longest(spans);
-  if (TotalSize(spans) == ranks * longest) {  // A view, of one row.
-    return Begin(o_bThD.unflatten(1, {ranks, longest}).transpose(0, 1).contiguous());
+  const int64_t here = axis_.rank();
+  const auto begins = Begins(spans);
+  const auto of = [&](int64_t rank) { return o_bThD.narrow(1, begins[rank], spans[rank].size()); };
+  CopyWide(o_bSHD.unflatten(2, {ranks, -1}).select(2, here), of(here));
+  const Tensor received =
+      at::empty({ranks, o_bThD.size(0), spans[here].size(), o_bThD.size(2), o_bThD.size(3)},
+                o_bThD.options());
+  std::vector<Transfer> transfers;
+  for (int i = 1; i < ranks; ++i) {
+    const int64_t to = (here + i) % ranks;
+    const int64_t from = (here - i + ranks) % ranks;
+    for (int64_t row = 0; row < o_bThD.size(0); ++row) {
+      transfers.push_back({Transfer::Kind::kSend, of(to)[row], static_cast<int>(to)});
+      transfers.push_back({Transfer::Kind::kRecv, received[from][row], static_cast<int>(from)});
+    }
   }
-  const Tensor send =
-      at::empty({ranks, o_bThD.size(0), longest, o_bThD.size(2), o_bThD.size(3)}, o_bThD.options());
-  int64_t begin = 0;
-  for (int64_t peer = 0; peer < ranks; ++peer) {
-    const int64_t size = spans[peer].size();
-    CopyWide(send[peer].narrow(1, 0, size), o_bThD.narrow(1, begin, size));
-    begin += size;
-  }
-  return Begin(send);
+  return {received, axis_.Grouped(transfers)};
 }
 
 void UlyssesAttention::TakeTokens(Exchange& exchange, const Tensor& o_bSHD) {
   exchange.pending.Wait();
-  const Tensor received_PbShD = exchange.received.narrow(2, 0, o_bSHD.size(1));
-  CopyWide(o_bSHD.unflatten(2, {axis_.size(), -1}), received_PbShD.permute({1, 2, 0, 3, 4}));
+  const Tensor to_bSnhD = o_bSHD.unflatten(2, {axis_.size(), -1});
+  ForOthers(axis_.rank(), axis_.size(), [&](int64_t begin, int64_t count) {
+    CopyWide(to_bSnhD.narrow(2, begin, count),
+             exchange.whole.narrow(0, begin, count).permute({1, 2, 0, 3, 4}));
+  });
 }
 
 }  // namespace patchflow

@@ -10,9 +10,9 @@
 namespace patchflow {
 
 // Hands `inner` the tokens of all ranks of the axis, in order of rank, for a part of the heads:
-// in.span stays that of the tokens given here. Two all-to-alls for every branch of guidance held
+// in.span stays that of the tokens given here. Two exchanges for every branch of guidance held
 // here, of q, k and v together and of the output, those of one branch behind the attention of the
-// other; heads divide by the ranks, tokens need not (shares are padded to the longest on the way).
+// other; what stays on this rank is copied once. Heads divide by the ranks, tokens need not.
 // Everything is fresh. Borrows all but the numbers.
 //   rank:  of this rank in the plan;  first: the plan's rank that is rank 0 of the axis.
 //   by_branch: `inner` takes the branches in turn; not if it keeps state between calls.
@@ -30,19 +30,17 @@ class UlyssesAttention final : public SelfAttention {
   Tensor Attend(const AttentionInput& in) override;
 
  private:
-  // On its way to other ranks.
   struct Exchange {
-    Tensor received;  // Dim 0 is the peer.
+    Tensor whole;  // What arrives, around what was here.
     Pending pending;
   };
-  // [b, own tokens, H, D] each, on their way as [ranks, b, own tokens, 3, H / ranks, D].
+  // [b, own tokens, H, D] each -> [b, all tokens, 3, H / ranks, D].
   Exchange SendHeads(const AttentionInput& in, const std::vector<TokenSpan>& spans);
-  // q, k and v, [b, all tokens, H / ranks, D].
-  std::vector<Tensor> TakeHeads(Exchange& exchange, const std::vector<TokenSpan>& spans);
-  // And back, for the output: as [ranks, b, own tokens, H / ranks, D].
-  Exchange SendTokens(const Tensor& o_bThD, const std::vector<TokenSpan>& spans);
+  // [b, all tokens, H / ranks, D] -> [ranks, b, own tokens, H / ranks, D] without this rank's,
+  // which goes into o_bSHD at once.
+  Exchange SendTokens(const Tensor& o_bThD, const std::vector<TokenSpan>& spans,
+                      const Tensor& o_bSHD);
   void TakeTokens(Exchange& exchange, const Tensor& o_bSHD);
-  Exchange Begin(const Tensor& send);
 
   Communicator& axis_;
   const TokenPlan& plan_;
