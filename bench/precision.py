@@ -2,7 +2,7 @@
 """PSNR of the images that a group makes in a narrow dtype to those that another makes in a wider one, over gRPC.
 
     bench/precision.py [--dtype bfloat16] [--against float32] [--device cuda] [--model DIR] [--size 256x256]
-                       [--ranks 1] [--layout "{tensor: 2}"] [--images 8] [--steps 20] [--guidance 4.5] [--json FILE]
+                       [--ranks 1] [--layout "{tensor: 2}"] [--seeds 0,1,2,3] [--steps 20] [--guidance 4.5] [--json FILE]
 
 Of the bundled model, if none is named. Two servers, one after the other: the first of the dtype in question, the second
 of the one it is held against, on one rank: float32 on the CPUs, all others on the same device. Bytes of RAW_RGB8 are
@@ -47,7 +47,7 @@ def images_of(group: str, arguments) -> list[np.ndarray]:
         server = end_to_end.RunningServer(config, directory)
         try:
             server.seconds_to_ready()
-            return [draw(server, seed, arguments, directory / "image.raw") for seed in range(arguments.images)]
+            return [draw(server, seed, arguments, directory / "image.raw") for seed in arguments.seeds]
         finally:
             server.stop()
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--size", default="", help="such as 1024x1024; the model's own, if left out")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--layout", default="{}")
-    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=list(range(8)))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=4.5)
     parser.add_argument("--json", type=pathlib.Path)
@@ -78,6 +78,7 @@ def main() -> None:
     values = [psnr_db(a, b) for a, b in zip(*groups, strict=True)]
     report = {"model": arguments.model.name, "dtype": arguments.dtype, "against": arguments.against}
     report |= {"layout": arguments.layout, "device": arguments.device, "size": arguments.size, "steps": arguments.steps}
+    report |= {"guidance": arguments.guidance, "seeds": arguments.seeds}
     report |= {"psnr_db": [round(value, 2) for value in values]}
     report |= {"median_db": statistics.median(values), "lowest_db": min(values)}
     print(json.dumps(report))
