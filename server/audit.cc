@@ -144,24 +144,25 @@ void AuditLog::Ended(const Generation& generation) {
   const v1::EffectiveParams& params = spec.params();
   const Standing standing = generation.standing();
   const double run_seconds = absl::ToDoubleSeconds(generation.run_time());
-  Write("generation", {{"request_id", spec.request_id},
-                       {"identity", spec.owner.name},
-                       {"model", params.model()},
-                       {"state", v1::State_Name(standing.state)},
-                       {"code", absl::StatusCodeToString(standing.status.code())},
-                       {"reason", ReasonOf(standing.status)},
-                       {"prompt_sha256", absl::BytesToHexString(Sha256(spec.prompt))},
-                       {"prompt_bytes", static_cast<int64_t>(spec.prompt.size())},
-                       {"width", params.width()},
-                       {"height", params.height()},
-                       {"steps", params.steps()},
-                       {"count", params.count()},
-                       {"images", standing.images_done},
-                       {"attempts", standing.attempt},
-                       {"queue_seconds", StageSeconds(generation.completed(), "queue")},
-                       {"run_seconds", run_seconds},
-                       {"device_seconds", run_seconds * spec.ranks},
-                       {"image_bytes", static_cast<int64_t>(generation.image_bytes())}});
+  Write("generation",
+        {{"request_id", spec.request_id},
+         {"identity", spec.owner.name},
+         {"model", params.model()},
+         {"state", v1::State_Name(standing.state)},
+         {"code", absl::StatusCodeToString(standing.status.code())},
+         {"reason", ReasonOf(standing.status)},
+         {"prompt_sha256", absl::BytesToHexString(Sha256(spec.prompt))},
+         {"prompt_bytes", static_cast<int64_t>(spec.prompt.size())},
+         {"width", params.width()},
+         {"height", params.height()},
+         {"steps", params.steps()},
+         {"count", params.count()},
+         {"images", standing.images_done},
+         {"attempts", standing.attempt},
+         {"queue_seconds", StageSeconds(generation.completed(), "queue")},
+         {"run_seconds", run_seconds},
+         {"device_seconds", absl::ToDoubleSeconds(generation.own_time()) * spec.ranks},
+         {"image_bytes", static_cast<int64_t>(generation.image_bytes())}});
 }
 
 }  // namespace patchflow

@@ -14,17 +14,16 @@
 
 namespace patchflow {
 
-// Times of one image of a shape: text, decoding and encoding together, and one step.
+// Times of one pass of a shape: text, decoding and encoding together, and one step.
 struct Estimate {
   absl::Duration overhead;
   absl::Duration step;
   int samples = 0;
-  int batch_size = 1;  // Images that share their steps.
+  int batch_size = 1;  // Images of a pass, at most.
 
-  // A batch costs its steps once, however many images it has, and the rest of each of them.
+  // A pass costs the same however many images it has, which share it as well as they can.
   absl::Duration Images(int images, int steps) const {
-    const int batches = (images + batch_size - 1) / batch_size;
-    return images * overhead + batches * (steps * step);
+    return (images + batch_size - 1) / batch_size * (overhead + steps * step);
   }
   absl::Duration Run(const v1::EffectiveParams& params) const {
     return Images(params.count(), params.steps());
@@ -32,10 +31,11 @@ struct Estimate {
 };
 
 // A shape is plan, and with it the batch size, width, height and whether guidance runs two
-// branches; time is linear in steps and images. Thread-safe.
+// branches; time is linear in steps and passes. What is learned of a pass that was not full counts
+// as any other: its overhead is less, by the images that were not decoded. Thread-safe.
 class CostModel {
  public:
-  // One finished image.
+  // One finished image, and the times of its pass.
   void Record(const std::string& plan, const v1::EffectiveParams& params, absl::Duration overhead,
               absl::Duration denoise);
   // Moving averages; nothing while the shape is unknown. `batch_size`: the plan's.

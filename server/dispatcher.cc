@@ -81,7 +81,7 @@ void Dispatcher::Run() {
       }
       continue;
     }
-    std::erase_if(batch, [this](const auto& generation) { return !Start(*generation); });
+    StartAll(batch);
     RunBatch(*worker, std::move(batch));
   }
   AwaitTail();
@@ -100,15 +100,23 @@ bool Dispatcher::MayRetire(const Incarnation& worker) {
   return true;
 }
 
-bool Dispatcher::Start(Generation& generation) {
-  if (!generation.Start()) {
-    return false;
+void Dispatcher::StartAll(Batch& batch) {
+  const auto images_of = [](const auto& generation) {
+    return static_cast<double>(generation->MissingImages().size());
+  };
+  double images = 0;
+  for (const auto& generation : batch) {
+    images += images_of(generation);
   }
-  if (!generation.suspect()) {
-    parts_.metrics.queue_wait.at(generation.spec().priority)
-        ->Observe(absl::ToDoubleSeconds(absl::FromChrono(Clock::now() - generation.created())));
+  std::erase_if(batch, [&](const auto& generation) {
+    return !generation->Start(images_of(generation) / std::max(1.0, images));
+  });
+  for (const auto& generation : batch) {
+    if (!generation->suspect()) {
+      parts_.metrics.queue_wait.at(generation->spec().priority)
+          ->Observe(absl::ToDoubleSeconds(absl::FromChrono(Clock::now() - generation->created())));
+    }
   }
-  return true;
 }
 
 void Dispatcher::RunBatch(const Incarnation& worker, Batch batch) {
@@ -158,8 +166,8 @@ std::shared_ptr<SharedRun> Dispatcher::Ask(const Incarnation& worker, const Batc
   std::vector<std::unique_ptr<JobRun>> jobs;
   std::vector<Group::Work> works;
   for (size_t i = 0; i < batch.size(); ++i) {  // Close together: a worker waits but a moment.
-    jobs.push_back(std::make_unique<JobRun>(*worker.client, requests[i], batch[i], parts_.costs,
-                                            parts_.metrics));
+    jobs.push_back(std::make_unique<JobRun>(*worker.client, requests[i], batch[i],
+                                            config.batch_size, parts_.costs, parts_.metrics));
     works.push_back({batch[i], jobs.back()->abort()});
   }
   parts_.group.SetRunning(worker.epoch, std::move(works));

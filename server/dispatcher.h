@@ -48,8 +48,8 @@ class Dispatcher {
   void Run();
   // Whether nothing of the group's plan is left to do.
   bool MayRetire(const Incarnation& worker);
-  // Whether to go on with it: it has not ended.
-  bool Start(Generation& generation);
+  // Each with its part of the pass; those that have ended are dropped.
+  void StartAll(Batch& batch);
   // Until all have ended, are a tail, are queued again, or their worker is lost.
   void RunBatch(const Incarnation& worker, Batch batch);
   // Calls the worker for each.

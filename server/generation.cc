@@ -90,6 +90,11 @@ absl::Duration Generation::run_time() const {
   return absl::FromChrono(RunTime());
 }
 
+absl::Duration Generation::own_time() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return absl::FromChrono(OwnTime());
+}
+
 v1::Progress Generation::ProgressAt(const Standing& standing) const {
   v1::Progress progress;
   const int total = spec_.params().steps();
@@ -149,6 +154,11 @@ Clock::duration Generation::RunTime() const {
   return run_time_ + (running ? Clock::now() - started_at_ : Clock::duration::zero());
 }
 
+Clock::duration Generation::OwnTime() const {
+  const std::chrono::duration<double> of_this_run = part_ * (RunTime() - run_time_);
+  return own_time_ + std::chrono::duration_cast<Clock::duration>(of_this_run);
+}
+
 std::vector<std::shared_ptr<Generation::Subscriber>> Generation::Listeners() {
   std::vector<std::shared_ptr<Subscriber>> listeners;
   listeners.reserve(subscribers_.size());
@@ -201,7 +211,7 @@ absl::Status Generation::DeadlineError() const {
                     {"image_index", absl::StrCat(standing_.image_index)}});
 }
 
-bool Generation::Start() {
+bool Generation::Start(double part) {
   std::vector<std::shared_ptr<Subscriber>> listeners;
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -210,6 +220,7 @@ bool Generation::Start() {
     }
     queue_time_ = QueueTime();
     started_at_ = Clock::now();
+    part_ = part;
     standing_.state = v1::STATE_RUNNING;
     standing_.step = 0;
     ++standing_.progress_version;
@@ -236,6 +247,7 @@ void Generation::QueueAgain(bool new_attempt) {
       return;
     }
     queued_at_ = Clock::now();
+    own_time_ = OwnTime();
     run_time_ = RunTime();
     standing_.state = v1::STATE_QUEUED;
     standing_.step = 0;
@@ -353,6 +365,7 @@ void Generation::End(const absl::Status& status) {
 
 void Generation::EndLocked(std::unique_lock<std::mutex>& lock, const absl::Status& status) {
   queue_time_ = QueueTime();
+  own_time_ = OwnTime();
   run_time_ = RunTime();
   standing_.state = EndState(status);
   standing_.status = status;

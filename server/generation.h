@@ -100,6 +100,8 @@ class Generation {
   size_t image_bytes() const;
   // Time at groups, of all attempts.
   absl::Duration run_time() const;
+  // Its part of that, less where others shared the pass.
+  absl::Duration own_time() const;
   v1::Progress ProgressAt(const Standing& standing) const;
   // As it stands; complete once it has ended.
   v1::Completed completed() const;
@@ -124,8 +126,8 @@ class Generation {
   absl::Status DeadlineError() const;
 
   // -- whoever makes the images
-  // QUEUED -> RUNNING. False if it has ended.
-  bool Start();
+  // QUEUED -> RUNNING, with this part of a group, at most 1. False if it has ended.
+  bool Start(double part = 1);
   // RUNNING -> QUEUED; the attempt rises. Nothing if it has ended.
   void Requeue();
   // The same without a new attempt: no group had begun with it.
@@ -156,6 +158,7 @@ class Generation {
   void QueueAgain(bool new_attempt);
   Clock::duration QueueTime() const;
   Clock::duration RunTime() const;
+  Clock::duration OwnTime() const;
 
   const GenerationSpec spec_;
   const EndHook on_end_;
@@ -173,7 +176,9 @@ class Generation {
   Clock::time_point queued_at_ = created_;
   Clock::duration queue_time_{0};
   Clock::time_point started_at_;
+  double part_ = 1;
   Clock::duration run_time_{0};  // Before started_at_, while running.
+  Clock::duration own_time_{0};  // The same.
   Clock::time_point ended_at_;
   absl::Time end_time_ = absl::InfiniteFuture();
   std::optional<v1::Completed> restored_;

@@ -82,9 +82,9 @@ worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation, bool
   return request;
 }
 
-ImageCollector::ImageCollector(Generation& generation, CostModel& costs,
+ImageCollector::ImageCollector(Generation& generation, int batch_size, CostModel& costs,
                                const ModelMetrics& metrics)
-    : generation_(generation), costs_(costs), metrics_(metrics) {}
+    : generation_(generation), batch_size_(batch_size), costs_(costs), metrics_(metrics) {}
 
 absl::Status ImageCollector::Take(worker::v1::ExecuteResponse& event) {
   switch (event.event_case()) {
@@ -165,13 +165,16 @@ absl::Status ImageCollector::Finish(const worker::v1::ImageDone& done) {
   if (generation_.trace() != nullptr && done.has_encode()) {
     generation_.trace()->AddEncode(done.image_index(), done.encode());
   }
+  if (finished_++ % batch_size_ != 0) {
+    std::erase_if(timings, [](const auto& timing) { return timing.first != "encode_image"; });
+  }
   generation_.AddImage(done.image_index(), std::move(image_), timings, done.peak_memory_bytes());
   image_ = nullptr;
   return absl::OkStatus();
 }
 
 JobRun::JobRun(JobRunner& worker, const worker::v1::ExecuteRequest& request,
-               std::shared_ptr<Generation> generation, CostModel& costs,
+               std::shared_ptr<Generation> generation, int batch_size, CostModel& costs,
                const ModelMetrics& metrics)
     : generation_(std::move(generation)),
       metrics_(metrics),
@@ -179,7 +182,7 @@ JobRun::JobRun(JobRunner& worker, const worker::v1::ExecuteRequest& request,
       images_(request.image_indices_size()),
       call_(worker.Execute(request)),
       cancelled_at_(std::make_shared<std::atomic<Clock::time_point>>()),
-      collector_(*generation_, costs, metrics) {
+      collector_(*generation_, batch_size, costs, metrics) {
   generation_->SetStopper([call = call_, cancelled_at = cancelled_at_] {
     *cancelled_at = Clock::now();
     call->Cancel();

@@ -24,7 +24,10 @@ worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation, bool
 // Takes a worker's events and hands whole, checked images to the generation.
 class ImageCollector {
  public:
-  ImageCollector(Generation& generation, CostModel& costs, const ModelMetrics& metrics);
+  // `batch_size`: images that share a pass, whose times each of them tells. The generation counts
+  // them once.
+  ImageCollector(Generation& generation, int batch_size, CostModel& costs,
+                 const ModelMetrics& metrics);
 
   // INTERNAL, without an ErrorInfo, if the worker broke the rules: bytes that don't fit or have
   // another SHA-256.
@@ -36,9 +39,11 @@ class ImageCollector {
   absl::Status Finish(const worker::v1::ImageDone& done);
 
   Generation& generation_;
+  const int batch_size_;
   CostModel& costs_;
   const ModelMetrics& metrics_;
   std::shared_ptr<EncodedImage> image_;
+  int finished_ = 0;
 };
 
 // A run from its call to the call's end. Used by one thread at a time.
@@ -46,7 +51,8 @@ class JobRun {
  public:
   // Calls `worker`, and is the generation's stopper until Finish().
   JobRun(JobRunner& worker, const worker::v1::ExecuteRequest& request,
-         std::shared_ptr<Generation> generation, CostModel& costs, const ModelMetrics& metrics);
+         std::shared_ptr<Generation> generation, int batch_size, CostModel& costs,
+         const ModelMetrics& metrics);
 
   // What gives the worker up, on any thread.
   std::function<void()> abort() const;

@@ -36,9 +36,9 @@ TEST(CostModelTest, ImagesOfABatchShareTheirSteps) {
   CostModel costs;
   costs.Record("plan", Params(512, 20), absl::Seconds(1), absl::Seconds(20));
   const auto estimate = costs.Expect("plan", Params(512, 20), /*batch_size=*/4);
-  EXPECT_EQ(estimate->Run(Params(512, 20)), absl::Seconds(22)) << "two images";
-  EXPECT_EQ(estimate->Images(4, 20), absl::Seconds(24));
-  EXPECT_EQ(estimate->Images(5, 20), absl::Seconds(45));
+  EXPECT_EQ(estimate->Run(Params(512, 20)), absl::Seconds(21)) << "two images";
+  EXPECT_EQ(estimate->Images(4, 20), absl::Seconds(21));
+  EXPECT_EQ(estimate->Images(5, 20), absl::Seconds(42));
 }
 
 TEST(CostModelTest, FollowsWhatItSees) {

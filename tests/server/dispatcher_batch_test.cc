@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <map>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -343,6 +344,27 @@ TEST_F(DispatcherBatchTest, ALostTailIsLostByEachOfIt) {
   ASSERT_TRUE(Ends(b));
   EXPECT_EQ(a->completed().attempts(), 1);
   EXPECT_EQ(b->completed().attempts(), 2);
+}
+
+TEST_F(DispatcherBatchTest, TheTimesOfAPassCountOnceForAllOfItsImages) {
+  auto generation = Submit("a", 6);
+  Serve([](int, ScriptedJob& job) {
+    for (const int index : job.request.image_indices()) {
+      job.Image(index, "image",
+                {{"denoise", absl::Seconds(8)}, {"encode_image", absl::Seconds(1)}});
+    }
+    job.End(absl::OkStatus());
+  });
+  ASSERT_TRUE(Ends(generation));
+  std::map<std::string, int64_t> seconds;
+  const v1::Completed completed = generation->completed();
+  for (const auto& timing : completed.timings()) {
+    seconds[timing.stage()] = timing.duration().seconds();
+  }
+  EXPECT_EQ(seconds["denoise"], 2 * 8) << "four images, and two";
+  EXPECT_EQ(seconds["encode_image"], 6);
+  EXPECT_EQ(costs_.Expect("plan-1", generation->spec().params(), 4)->Run(TestSpec("x", 6).params()),
+            2 * absl::Seconds(9));
 }
 
 TEST_F(DispatcherBatchTest, HintsAtTheTextsOfTheWholeNextBatch) {

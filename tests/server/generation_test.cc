@@ -141,5 +141,24 @@ TEST(GenerationTest, EstimatesWhatIsLeft) {
   EXPECT_EQ(eta(), absl::Seconds(21));
 }
 
+TEST(GenerationTest, ItsOwnTimeIsItsPartOfEachRun) {
+  auto generation = MakeGeneration(TestSpec("a"));
+  const auto pause = [] { std::this_thread::sleep_for(std::chrono::milliseconds(5)); };
+  ASSERT_TRUE(generation->Start(0.25));
+  pause();
+  generation->Requeue();
+  const absl::Duration shared = generation->run_time();
+  const absl::Duration own = generation->own_time();
+  EXPECT_GE(shared, absl::Milliseconds(5));
+  EXPECT_NEAR(absl::ToDoubleSeconds(own), absl::ToDoubleSeconds(shared) / 4, 1e-6);
+  pause();
+  EXPECT_EQ(generation->own_time(), own) << "it waits";
+  ASSERT_TRUE(generation->Start());
+  pause();
+  AddImage(*generation, 0);
+  EXPECT_NEAR(absl::ToDoubleSeconds(generation->own_time() - own),
+              absl::ToDoubleSeconds(generation->run_time() - shared), 1e-6);
+}
+
 }  // namespace
 }  // namespace patchflow

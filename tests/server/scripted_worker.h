@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -30,7 +31,8 @@ class ScriptedJob {
     event.mutable_step()->set_steps_done(steps);
     Send(event);
   }
-  void Image(int index, const std::string& data = "image") {
+  void Image(int index, const std::string& data = "image",
+             const std::map<std::string, absl::Duration>& timings = {}) {
     worker::v1::ExecuteResponse event;
     event.mutable_image_header()->set_image_index(index);
     event.mutable_image_header()->set_total_bytes(data.size());
@@ -40,6 +42,11 @@ class ScriptedJob {
     event.mutable_image_chunk()->set_data(data);
     Send(event);
     event.mutable_image_done()->set_image_index(index);
+    for (const auto& [stage, duration] : timings) {
+      auto* timing = event.mutable_image_done()->add_timings();
+      timing->set_stage(stage);
+      *timing->mutable_duration() = ToProto(duration);
+    }
     Send(event);
   }
   // All that follows is the tail.

@@ -158,9 +158,9 @@ class BatchedWaitTest : public ServedModelTest {
 TEST_F(BatchedWaitTest, CountsTheStepsOfABatchOnce) {
   EXPECT_EQ(model_.BatchSizeOf("plan-1"), 4);
   EXPECT_EQ(model_.EstimateWait("plan-1", Some(1)), absl::Seconds(9));
-  EXPECT_EQ(model_.EstimateWait("plan-1", Some(4)), absl::Seconds(4 + 8));
-  EXPECT_EQ(model_.EstimateWait("plan-1", Some(5)), absl::Seconds(5 + 16));
-  EXPECT_EQ(model_.EstimateWait("plan-1", Joined(Some(3), Some(1, 1, 8))), absl::Seconds(4 + 24))
+  EXPECT_EQ(model_.EstimateWait("plan-1", Some(4)), absl::Seconds(9));
+  EXPECT_EQ(model_.EstimateWait("plan-1", Some(5)), absl::Seconds(18));
+  EXPECT_EQ(model_.EstimateWait("plan-1", Joined(Some(3), Some(1, 1, 8))), absl::Seconds(9 + 17))
       << "another number of steps is another batch";
 }
 
@@ -173,14 +173,14 @@ TEST_F(BatchedWaitTest, CountsWhatRunsAsOneBatch) {
     works.push_back({generation, [] {}});
   }
   a_.SetRunning(a_.WaitServing()->epoch, works);
-  EXPECT_EQ(model_.EstimateWait("plan-1", {}), absl::Seconds(2 + 6)) << "3 of 4 steps are left";
+  EXPECT_EQ(model_.EstimateWait("plan-1", {}), absl::Seconds(9 - 2)) << "3 of 4 steps are left";
 }
 
 TEST_F(BatchedWaitTest, AtBestSharesABatchThatWaits) {
   EXPECT_EQ(model_.BestWait("plan-1", Params(), Some(3)), absl::ZeroDuration());
   EXPECT_EQ(model_.BestWait("plan-1", Params(), Some(9, 1, 8)), absl::ZeroDuration())
       << "it may be taken before another shape";
-  EXPECT_EQ(model_.BestWait("plan-1", Params(), Joined(Some(4), Some(9, 3))), absl::Seconds(4 + 8))
+  EXPECT_EQ(model_.BestWait("plan-1", Params(), Joined(Some(4), Some(9, 3))), absl::Seconds(9))
       << "four of one image fill a batch; beside three there may be room";
 }
 
