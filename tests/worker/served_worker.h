@@ -3,6 +3,7 @@
 
 #include <google/rpc/error_details.pb.h>
 #include <google/rpc/status.pb.h>
+#include <grpc/grpc.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
@@ -56,6 +57,8 @@ inline worker::v1::ExecuteRequest Request(int steps = 4, const std::vector<int>&
 class Socket {
  public:
   explicit Socket(Worker& worker) : service_(worker) {
+    // Once for all tests: whoever shuts gRPC down waits up to 10 s for a thread that polls.
+    [[maybe_unused]] static const bool kept = (grpc_init(), true);
     const std::string address = "unix:" + (scratch_.path() / "socket").string();
     grpc::ServerBuilder builder;
     builder.AddListeningPort(address, grpc::InsecureServerCredentials());
