@@ -19,6 +19,7 @@ namespace {
 using Tile = std::optional<GemmTile>;
 constexpr Tile kCublas = std::nullopt;
 constexpr Tile k128x192 = GemmTile::k128x192;
+constexpr Tile k128x144 = GemmTile::k128x144;
 constexpr Tile kInTurns = GemmTile::k64x192InTurns;
 constexpr Tile kOverlapped = GemmTile::k128x192Overlapped;
 
@@ -38,21 +39,21 @@ struct FastestTiles {
 // how full its last wave is on 132 multiprocessors.
 constexpr std::array kFastest = {
     FastestTiles{
-        1152, 3456, GemmEpilogue::kBias, {kCublas, kCublas, kCublas, kInTurns, kOverlapped}},
+        1152, 3456, GemmEpilogue::kBias, {k128x144, k128x144, kCublas, kInTurns, kOverlapped}},
     FastestTiles{
-        1152, 1152, GemmEpilogue::kBias, {kInTurns, k128x192, kCublas, kOverlapped, kInTurns}},
+        1152, 1152, GemmEpilogue::kBias, {kInTurns, k128x144, k128x144, kOverlapped, kInTurns}},
     FastestTiles{1152,
                  1152,
                  GemmEpilogue::kBiasResidual,
-                 {kInTurns, k128x192, kInTurns, kOverlapped, k128x192}},
+                 {kInTurns, k128x144, k128x144, kOverlapped, k128x192}},
     FastestTiles{1152,
                  4608,
                  GemmEpilogue::kBiasGelu,
-                 {kCublas, kOverlapped, kInTurns, kInTurns, kOverlapped}},
+                 {k128x144, kOverlapped, kInTurns, kInTurns, kOverlapped}},
     FastestTiles{4608,
                  1152,
                  GemmEpilogue::kBiasResidual,
-                 {kInTurns, k128x192, kInTurns, k128x192, kOverlapped}},
+                 {kInTurns, k128x144, k128x144, k128x192, kOverlapped}},
 };
 
 }  // namespace
@@ -61,6 +62,8 @@ std::string_view NameOf(GemmTile tile) {
   switch (tile) {
     case GemmTile::k128x192:
       return "128x192";
+    case GemmTile::k128x144:
+      return "128x144";
     case GemmTile::k64x192InTurns:
       return "64x192 in turns";
     case GemmTile::k128x192Overlapped:

@@ -2,6 +2,7 @@
 // tile takes a minute.
 #pragma once
 
+#define CUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED  // Products of 144 columns.
 #include <cutlass/cutlass.h>
 #include <cutlass/gemm/device/gemm_universal_adapter.h>
 #include <cutlass/epilogue/collective/collective_builder.hpp>
@@ -21,6 +22,8 @@ using cute::_192;
 using cute::_2;
 using cute::_64;
 using cute::Shape;
+using _48 = cute::Int<48>;
+using _144 = cute::Int<144>;
 using Element = cutlass::bfloat16_t;
 namespace fusion = cutlass::epilogue::fusion;
 
@@ -74,17 +77,18 @@ struct BiasResidual {
   }
 };
 
-// Operand: what x and the weight hold; y and the residual hold Element.
-template <class Operand, class Epilogue, class Tile, class MainSchedule, class EpilogueSchedule>
+// Operand: what x and the weight hold; y and the residual hold Element. EpilogueTile: what the
+// epilogue takes at a time, of which the tile has a whole number.
+template <class Operand, class Epilogue, class Tile, class MainSchedule, class EpilogueSchedule,
+          class EpilogueTile = cutlass::epilogue::collective::EpilogueTileAuto>
 struct Product {
   using Cluster = Shape<_2, _1, _1>;
   using RowMajor = cutlass::layout::RowMajor;
   using Tree = typename Epilogue::template Tree<Tile>;
   using CollectiveEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
-      cutlass::epilogue::collective::EpilogueTileAuto, float, float, typename Epilogue::Source,
-      RowMajor, kAlignment<Element>, Element, RowMajor, kAlignment<Element>, EpilogueSchedule,
-      Tree>::CollectiveOp;
+      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster, EpilogueTile, float,
+      float, typename Epilogue::Source, RowMajor, kAlignment<Element>, Element, RowMajor,
+      kAlignment<Element>, EpilogueSchedule, Tree>::CollectiveOp;
   using CollectiveMain = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Operand, RowMajor, kAlignment<Operand>,
       Operand, cutlass::layout::ColumnMajor, kAlignment<Operand>, float, Tile, Cluster,
@@ -148,6 +152,9 @@ cudaError_t LaunchTile(const GemmSm90Args& args, GemmTile tile, cudaStream_t str
     case GemmTile::k128x192:
       return Product<Element, Epilogue, Shape<_128, _192, _64>, Shared, SharedEnd>::Launch(args,
                                                                                            stream);
+    case GemmTile::k128x144:
+      return Product<Element, Epilogue, Shape<_128, _144, _64>, Shared, SharedEnd,
+                     Shape<_128, _48>>::Launch(args, stream);
     case GemmTile::k64x192InTurns:
       return Product<Element, Epilogue, Shape<_64, _192, _64>, Turns, TurnsEnd>::Launch(args,
                                                                                         stream);

@@ -149,7 +149,8 @@ std::string Chosen(int64_t rows, int64_t in, int64_t out, GemmEpilogue epilogue)
 // At the rows that were measured, and up to half-way to the next.
 TEST(GemmSm90ChoiceTest, TakesWhatWasMeasuredFastest) {
   const auto qkv = [](int64_t rows) { return Chosen(rows, 1152, 3456, GemmEpilogue::kBias); };
-  EXPECT_EQ(qkv(1), "cuBLASLt");
+  EXPECT_EQ(qkv(1), "128x144");
+  EXPECT_EQ(qkv(2048), "128x144");
   EXPECT_EQ(qkv(4096), "cuBLASLt");
   EXPECT_EQ(qkv(8192), "64x192 in turns");
   EXPECT_EQ(qkv(16384), "64x192 in turns");
