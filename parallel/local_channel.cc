@@ -239,8 +239,9 @@ bool LocalChannel::TryTransfer(int rank, size_t index) {
       continue;
     }
     if (candidate.tensor.nbytes() != transfer.tensor.nbytes()) {
-      Fail(absl::StrCat(Describe(rank, mine), " of ", transfer.tensor.nbytes(), " bytes meets ",
-                        candidate.tensor.nbytes(), " bytes of rank ", transfer.peer));
+      Fail(absl::StrCat(Describe(rank, mine), " meets rank ", transfer.peer, "'s ", NameOf(*other),
+                        " of ", candidate.tensor.nbytes(), " bytes with one of ",
+                        transfer.tensor.nbytes()));
     }
     const bool send = transfer.kind == TransferKind::kSend;
     std::memcpy((send ? candidate : transfer).tensor.data_ptr(),

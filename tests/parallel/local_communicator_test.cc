@@ -126,7 +126,7 @@ TEST(LocalCommunicatorFaults, TransfersOfDifferentSizesAreRefused) {
                           const Tensor t = at::zeros({1 + rank.index()});
                           (rank.index() == 0 ? edge->Send(t, 1) : edge->Recv(t, 0)).Wait();
                         }),
-              HasSubstr("bytes meets"));
+              HasSubstr("bytes with one of"));
 }
 
 TEST(LocalCommunicatorFaults, WrongTensorsAreRefused) {
