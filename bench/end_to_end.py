@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--size", default="1024x1024")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=4.5)
-    parser.add_argument("--images", type=int, default=5)
+    parser.add_argument("--images", type=int, default=5, help="after the first; 0: the first alone")
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--keep-image", type=pathlib.Path)
     arguments = parser.parse_args()
@@ -113,7 +113,7 @@ def main() -> None:
             if arguments.keep_image:
                 shutil.copy(directory / "0.png", arguments.keep_image)
             report["first_image_s"] = runs[0]["client_s"]
-            report["image_s"] = statistics.median(run["client_s"] for run in runs[1:])
+            report["image_s"] = statistics.median(run["client_s"] for run in runs[1:] or runs)
             report["replies"] = [run["reply"] for run in runs]
         finally:
             server.stop()
