@@ -253,6 +253,14 @@ TEST_F(JoinedLifeTest, DifferentPlansAreRefusedInWords) {
   EXPECT_THAT(group_.failure(), HasSubstr("its plan is plan-2, that of worker 0 plan-1"));
 }
 
+TEST_F(JoinedLifeTest, BatchesAreRefusedInWords) {
+  second_->batch_size = 4;
+  Supervise();
+  ASSERT_TRUE(Loses(1));
+  EXPECT_THAT(group_.failure(), HasSubstr("its batch size is 4 (--batch-size), the "
+                                          "configuration's is 1"));
+}
+
 TEST_F(JoinedLifeTest, WorkersThatDoNotLoadInTimeAreBegunAnew) {
   rules_.load_timeout = absl::Milliseconds(200);
   first_->loads = false;

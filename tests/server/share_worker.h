@@ -65,6 +65,7 @@ class ShareWorker final : public WorkerClient {
   std::atomic<int64_t> last_begun = 0;  // What Hold answers.
   std::string plan = "plan-1";          // Set before use, as the next.
   std::string layout = "ulysses=2";
+  int batch_size = 1;
 
   // -- what a test asks
   std::string world_id() const {
@@ -107,6 +108,7 @@ class ShareWorker final : public WorkerClient {
     info.set_group_ranks(group_ranks_);
     info.set_first_rank(first_rank_);
     info.set_layout(layout);
+    info.set_batch_size(batch_size);
     *info.mutable_ownership() = ownership_;
     return info;
   }
