@@ -7,7 +7,8 @@
 //     health: 0.0.0.0:50052        # gRPC health without TLS and tokens, for probes; left out: none
 //     admin: 127.0.0.1:50053       # gRPC patchflow.admin.v1; this host or "unix:PATH" only; left
 //                                  # out: none
-//   groups:                        # each is a fixed set of ranks that makes one image at a time
+//   groups:                        # each is a fixed set of ranks that makes one image at a time,
+//                                  # or one batch
 //     - name: main                 # default: the model's name, with "-2", "-3", ... if taken
 //       model: models/shapes-256   # a diffusers directory; relative to this file
 //       model_name: shapes-256     # default: the folder's name
