@@ -265,7 +265,7 @@ void Dispatcher::HandleLoss(const Incarnation& worker,
                             const std::shared_ptr<Generation>& generation,
                             const absl::Status& status) {
   if (parts_.group.stopped()) {
-    generation->End(DrainedError());
+    generation->End(parts_.group.retiring() ? ReplacedError() : DrainedError());
     return;
   }
   parts_.group.Complain(worker.epoch, absl::StrCat("job failed: ", status.ToString()));

@@ -19,4 +19,9 @@ absl::Status DrainingError() { return Draining("the server is shutting down"); }
 
 absl::Status DrainedError() { return Draining("the server shut down before the images were made"); }
 
+absl::Status ReplacedError() {
+  return MakeError(absl::StatusCode::kUnavailable, reason::kPlanChanged,
+                   "the model's weights were replaced before the images were made");
+}
+
 }  // namespace patchflow

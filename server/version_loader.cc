@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "server/draining.h"
 #include "server/errors.h"
 #include "server/log.h"
 #include "server/memory_room.h"
@@ -37,11 +38,6 @@ std::set<std::string> PlansOf(const std::vector<Group*>& groups) {
 
 absl::Status Refused(const std::string& why) {
   return MakeError(absl::StatusCode::kFailedPrecondition, reason::kLoadRefused, why);
-}
-
-absl::Status ReplacedError() {
-  return MakeError(absl::StatusCode::kUnavailable, reason::kPlanChanged,
-                   "the model's weights were replaced before the images were made");
 }
 
 absl::Status FolderError(const std::string& why) {

@@ -251,5 +251,15 @@ TEST_F(DispatcherTest, EndsItsJobWhenTheServerStops) {
   EXPECT_TRUE(RetryDelayOf(generation->standing().status).has_value());
 }
 
+TEST_F(DispatcherTest, EndsItsJobWhenTheTimeOfReplacedWeightsIsOver) {
+  Serve([](int, ScriptedJob&) {});
+  auto generation = Submit("a");
+  ASSERT_TRUE(Eventually([&] { return worker_->calls() == 1; }));
+  group_.Retire();
+  group_.Stop();
+  ASSERT_TRUE(Ends(generation));
+  EXPECT_EQ(ReasonOf(generation->standing().status), "PLAN_CHANGED");
+}
+
 }  // namespace
 }  // namespace patchflow
