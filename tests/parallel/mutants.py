@@ -29,10 +29,13 @@ MUTANTS = {
     "ring: pass on one's own keys only": (
         "ring.cc", "    held = next;\n", "", ["ring"]),
     "ulysses: swap the tokens of two ranks": (
-        "ulysses.cc", "    const int64_t size = spans[peer].size();\n    send[peer]",
-        "    const int64_t size = spans[peer].size();\n    send[ranks - 1 - peer]", ["ulysses"]),
-    "ulysses: swap the heads of two ranks": (
-        "ulysses.cc", ".permute({1, 2, 0, 3, 4})\n", ".flip(0).permute({1, 2, 0, 3, 4})\n", ["ulysses"]),
+        "ulysses.cc", "begins[from], spans[from].size())", "begins[to], spans[to].size())", ["ulysses"]),
+    "ulysses: keep another rank's heads": (
+        "ulysses.cc", "x_BSnhD.select(-3, here)", "x_BSnhD.select(-3, ranks - 1 - here)", ["ulysses"]),
+    "ulysses: give back another rank's heads": (
+        "ulysses.cc", ".select(2, here), of(here)", ".select(2, ranks - 1 - here), of(here)", ["ulysses"]),
+    "ulysses: take the second branch for the first": (
+        "ulysses.cc", "part(i)));", "part(0)));", ["ulysses"]),
     "guidance: drop the other branch": (
         "guidance_split.cc", "axis_.AllGather(eps_BSC.contiguous(), both).Wait();",
         "both.copy_(eps_BSC.unsqueeze(0));", ["guidance_split"]),
@@ -84,7 +87,7 @@ MUTANTS = {
         "pipefusion.cc", "patches.push_back(patch.x_NSC);", "patches.insert(patches.begin(), patch.x_NSC);",
         ["pipefusion"]),
     "pipefusion: write keys of a patch in the place of another": (
-        "patch_cache.cc", "whole.narrow(1, begins_[patch], begins_[patch + 1] - begins_[patch]).copy_(fresh_BTHD);",
+        "patch_cache.cc", "CopyWide(whole.narrow(1, begins_[patch], begins_[patch + 1] - begins_[patch]), fresh_BTHD);",
         "whole.narrow(1, begins_.back() - begins_[patch] - fresh_BTHD.size(1), fresh_BTHD.size(1)).copy_(fresh_BTHD);",
         ["pipefusion"]),
     "pipefusion x ulysses: leave the warm-up's keys by rank": (
