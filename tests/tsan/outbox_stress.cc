@@ -10,6 +10,7 @@ namespace {
 constexpr int kImages = 3;
 constexpr int kSteps = 40;
 constexpr size_t kBytes = 5000;
+constexpr int kRounds = 40;  // So that a missing lock is seen on busy cores, too.
 
 void MakeImages(Generation& generation) {
   generation.Start();
@@ -45,7 +46,7 @@ void ReadAll(const std::shared_ptr<Generation>& generation, const v1::StreamOpti
 }
 
 TEST(OutboxStress, EveryReaderGetsAllImagesWhileTheyAreMade) {
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < kRounds; ++round) {
     const auto generation = MakeGeneration(TestSpec("a", kImages, kSteps));
     v1::StreamOptions previews;
     previews.set_preview_every_steps(1);
