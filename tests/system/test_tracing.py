@@ -141,7 +141,7 @@ def test_the_time_that_ranks_wait_for_each_other_is_counted(traced):
         waited = {
             name: float(value)
             for name, value in samples.items()
-            if name.startswith("patchflow_comm_duration_seconds_total{") and 'op="all2all"' in name
+            if name.startswith("patchflow_comm_duration_seconds_total{") and 'op="p2p"' in name
         }
         time.sleep(0.2)
     assert len(waited) == 2 and 0 < min(waited.values()) and max(waited.values()) < 60, waited
