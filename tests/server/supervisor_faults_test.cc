@@ -1,6 +1,9 @@
 // How a Supervisor takes what workers say of their faults, and how long it waits for them to be
 // ready.
 #include "server/supervisor.h"
+
+#include <algorithm>
+
 #include "tests/server/supervised.h"
 
 namespace patchflow {
@@ -12,7 +15,10 @@ using ::testing::HasSubstr;
 class RemoteSupervisorTest : public SupervisorTest {
  protected:
   RemoteSupervisorTest() { Supervise(remote_); }
-  ~RemoteSupervisorTest() override { remote_.Stop(); }
+  ~RemoteSupervisorTest() override {
+    remote_.Stop();
+    supervisor_.reset();  // It refers to remote_.
+  }
   bool Is(GroupState state) const {
     return Eventually([&] { return remote_.state() == state; });
   }
@@ -139,7 +145,11 @@ TEST_F(SupervisorTest, LearnsHowLongLoadingTakes) {
   EXPECT_LT(Clock::now() - began, std::chrono::seconds(5));
   EXPECT_EQ(group_.faults().watchdog_trips.at("load"), 1);
   EXPECT_THAT(group_.failure(), HasSubstr("not ready after 300ms, in load"));
-  const std::string commands = folder_.Read("commands");
+  std::string commands;
+  ASSERT_TRUE(Eventually([&] {  // A process that has begun has not said so yet.
+    commands = folder_.Read("commands");
+    return std::count(commands.begin(), commands.end(), '\n') >= 2;
+  })) << commands;
   EXPECT_THAT(commands.substr(0, commands.find('\n')), HasSubstr("--load-timeout 540"));
   EXPECT_THAT(commands.substr(commands.find('\n')), HasSubstr("--load-timeout 1 "));
 }
