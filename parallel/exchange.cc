@@ -11,16 +11,14 @@ Pending ExchangeSpans(Communicator& axis, const Tensor& whole_BS,
   using Kind = Communicator::Transfer::Kind;
   const TokenSpan own = spans[axis.rank()];
   std::vector<Communicator::Transfer> transfers;
-  for (int i = 1; i < axis.size(); ++i) {  // In turn, so that not all send to one rank at once.
-    const int to = (axis.rank() + i) % axis.size();
-    const int from = (axis.rank() - i + axis.size()) % axis.size();
+  ForPeersInTurn(axis, [&](int to, int from) {
     for (int64_t row = 0; row < whole_BS.size(0); ++row) {
       const Tensor whole_S = whole_BS[row];
       transfers.push_back({Kind::kSend, whole_S.narrow(0, own.begin, own.size()), to});
       transfers.push_back(
           {Kind::kRecv, whole_S.narrow(0, spans[from].begin, spans[from].size()), from});
     }
-  }
+  });
   return axis.Grouped(transfers);
 }
 

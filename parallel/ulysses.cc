@@ -5,6 +5,7 @@
 #include <array>
 #include <optional>
 
+#include "parallel/exchange.h"
 #include "parallel/wide_copy.h"
 
 namespace patchflow {
@@ -103,16 +104,13 @@ UlyssesAttention::Exchange UlyssesAttention::SendHeads(const AttentionInput& in,
     }
   }
   std::vector<Transfer> transfers;
-  for (int i = 1; i < ranks; ++i) {  // In turn, so that not all send to one rank at once.
-    const int64_t to = (here + i) % ranks;
-    const int64_t from = (here - i + ranks) % ranks;
+  ForPeersInTurn(axis_, [&](int to, int from) {
     for (int64_t row = 0; row < sizes[0]; ++row) {
-      transfers.push_back({Transfer::Kind::kSend, send[to][row], static_cast<int>(to)});
-      transfers.push_back({Transfer::Kind::kRecv,
-                           whole[row].narrow(0, begins[from], spans[from].size()),
-                           static_cast<int>(from)});
+      transfers.push_back({Transfer::Kind::kSend, send[to][row], to});
+      transfers.push_back(
+          {Transfer::Kind::kRecv, whole[row].narrow(0, begins[from], spans[from].size()), from});
     }
-  }
+  });
   return {whole, axis_.Grouped(transfers)};
 }
 
@@ -128,14 +126,12 @@ UlyssesAttention::Exchange UlyssesAttention::SendTokens(const Tensor& o_bThD,
       at::empty({ranks, o_bThD.size(0), spans[here].size(), o_bThD.size(2), o_bThD.size(3)},
                 o_bThD.options());
   std::vector<Transfer> transfers;
-  for (int i = 1; i < ranks; ++i) {
-    const int64_t to = (here + i) % ranks;
-    const int64_t from = (here - i + ranks) % ranks;
+  ForPeersInTurn(axis_, [&](int to, int from) {
     for (int64_t row = 0; row < o_bThD.size(0); ++row) {
-      transfers.push_back({Transfer::Kind::kSend, of(to)[row], static_cast<int>(to)});
-      transfers.push_back({Transfer::Kind::kRecv, received[from][row], static_cast<int>(from)});
+      transfers.push_back({Transfer::Kind::kSend, of(to)[row], to});
+      transfers.push_back({Transfer::Kind::kRecv, received[from][row], from});
     }
-  }
+  });
   return {received, axis_.Grouped(transfers)};
 }
 
