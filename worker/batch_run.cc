@@ -77,8 +77,7 @@ Delivery Deliver(Encoder& encoder, std::vector<MadeImage> images, JobEvents& eve
                  std::launch when) {
   return std::async(when, [&encoder, images = std::move(images), &events]() mutable {
     for (MadeImage& image : images) {
-      absl::Status status =
-          encoder.Begin(image.asked, std::move(image.made), image.asked.encode, events)->Wait();
+      absl::Status status = encoder.Begin(image.asked, std::move(image.made), events)->Wait();
       if (!status.ok()) return status;
     }
     return absl::OkStatus();

@@ -17,14 +17,13 @@ namespace {
 
 constexpr size_t kShapes = 4096;
 
-absl::StatusOr<FinishedImage> Encode(const JobImage& asked, Generated made,
-                                     const EncodeOptions& options) {
+absl::StatusOr<FinishedImage> Encode(const JobImage& asked, Generated made) {
   const auto begin = std::chrono::steady_clock::now();
   FinishedImage image{.index = asked.index,
                       .seed = asked.request.seed,
                       .width_px = made.image->width_px,
                       .height_px = made.image->height_px,
-                      .format = options.format,
+                      .format = asked.encode.format,
                       .bytes = {},
                       .sha256 = {},
                       .times = made.times,
@@ -32,7 +31,7 @@ absl::StatusOr<FinishedImage> Encode(const JobImage& asked, Generated made,
                       .encode_time = {},
                       .step_times = std::move(made.step_times),
                       .peak_memory_bytes = made.peak_memory_bytes};
-  absl::StatusOr<std::string> bytes = EncodeImage(*made.image, options);
+  absl::StatusOr<std::string> bytes = EncodeImage(*made.image, asked.encode);
   if (!bytes.ok()) return bytes.status();
   image.bytes = *std::move(bytes);
   image.sha256 = Sha256(image.bytes);
@@ -59,7 +58,6 @@ void LogImage(const FinishedImage& image) {
 // Kept alive by a thread that is left behind.
 struct Encoder::Encoding::Shared {
   JobImage asked;
-  EncodeOptions options;
   JobEvents* events = nullptr;
   std::function<void()> before;
 
@@ -73,7 +71,7 @@ struct Encoder::Encoding::Shared {
   void Run(Generated made) {
     absl::StatusOr<FinishedImage> image = StatusOrOfThrowing<FinishedImage>([&] {
       if (before) before();
-      return Encode(asked, std::move(made), options);
+      return Encode(asked, std::move(made));
     });
     {
       const std::lock_guard lock(mutex);
@@ -118,8 +116,8 @@ absl::Status Encoder::Encoding::Wait() {
 }
 
 std::unique_ptr<Encoder::Encoding> Encoder::Begin(const JobImage& asked, Generated made,
-                                                  const EncodeOptions& options, JobEvents& events) {
-  const Key key(made.image->width_px, made.image->height_px, options.format);
+                                                  JobEvents& events) {
+  const Key key(made.image->width_px, made.image->height_px, asked.encode.format);
   auto encoding = std::make_unique<Encoding>();
   {
     const std::lock_guard lock(mutex_);
@@ -132,7 +130,6 @@ std::unique_ptr<Encoder::Encoding> Encoder::Begin(const JobImage& asked, Generat
   };
   encoding->shared_ = std::make_shared<Encoding::Shared>();
   encoding->shared_->asked = asked;
-  encoding->shared_->options = options;
   encoding->shared_->events = &events;
   encoding->shared_->before = options_.before;
   encoding->thread_ = std::thread([shared = encoding->shared_, made = std::move(made)]() mutable {

@@ -45,8 +45,7 @@ class Encoder {
     absl::Duration limit_;
   };
   // `events` must outlive the encoding.
-  std::unique_ptr<Encoding> Begin(const JobImage& asked, Generated made,
-                                  const EncodeOptions& options, JobEvents& events);
+  std::unique_ptr<Encoding> Begin(const JobImage& asked, Generated made, JobEvents& events);
 
  private:
   using Key = std::tuple<int, int, ImageFormat>;

@@ -29,9 +29,9 @@ class Receiver final : public JobEvents {
 absl::Status EncodeOne(Encoder& encoder, Receiver& receiver) {
   Generated made;
   made.image = Image{16, 16, std::vector<uint8_t>(size_t{3} * 16 * 16)};
-  EncodeOptions options;
-  options.format = ImageFormat::kPng;
-  return encoder.Begin({}, std::move(made), options, receiver)->Wait();
+  JobImage asked;
+  asked.encode.format = ImageFormat::kPng;
+  return encoder.Begin(asked, std::move(made), receiver)->Wait();
 }
 
 TEST(EncoderTest, AnEncodingThatHangsIsGivenUpAndHandsOverNothing) {
