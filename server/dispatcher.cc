@@ -109,14 +109,14 @@ void Dispatcher::StartAll(Batch& batch) {
     images += images_of(generation);
   }
   std::erase_if(batch, [&](const auto& generation) {
-    return !generation->Start(images_of(generation) / std::max(1.0, images));
-  });
-  for (const auto& generation : batch) {
-    if (!generation->suspect()) {
+    const bool was_never_here = generation->run_time() == absl::ZeroDuration();
+    const bool started = generation->Start(images_of(generation) / std::max(1.0, images));
+    if (started && was_never_here) {
       parts_.metrics.queue_wait.at(generation->spec().priority)
           ->Observe(absl::ToDoubleSeconds(absl::FromChrono(Clock::now() - generation->created())));
     }
-  }
+    return !started;
+  });
 }
 
 void Dispatcher::RunBatch(const Incarnation& worker, Batch batch) {

@@ -23,11 +23,6 @@ int ClassOf(v1::Priority priority) {
   }
 }
 
-absl::Duration WorkOf(const Generation& generation) {
-  const GenerationSpec& spec = generation.spec();
-  return spec.estimate.has_value() ? spec.estimate->Run(spec.params()) : absl::ZeroDuration();
-}
-
 int ImagesOf(const Generation& generation) {
   return static_cast<int>(generation.MissingImages().size());
 }
@@ -59,9 +54,10 @@ absl::Status RequestQueue::CheckBounds(const Generation& generation) const {
   if (closed_) {
     return DrainingError();
   }
+  const absl::Duration work = work_.total();
   const ErrorMetadata facts{{"depth", absl::StrCat(entries_.size())},
                             {"capacity", absl::StrCat(bounds_.requests)},
-                            {"queued_work_ms", absl::StrCat(absl::ToInt64Milliseconds(work_))},
+                            {"queued_work_ms", absl::StrCat(absl::ToInt64Milliseconds(work))},
                             {"max_work_ms", absl::StrCat(absl::ToInt64Milliseconds(bounds_.work))}};
   if (entries_.size() >= bounds_.requests) {
     return MakeError(
@@ -69,11 +65,12 @@ absl::Status RequestQueue::CheckBounds(const Generation& generation) const {
         absl::StrCat("the queue is full: ", entries_.size(), " of ", bounds_.requests, " wait"),
         facts);
   }
-  if (!entries_.empty() && work_ + WorkOf(generation) > bounds_.work) {
+  const absl::Duration with = work_.With(generation);
+  if (!entries_.empty() && with > bounds_.work) {
     return MakeError(
         absl::StatusCode::kResourceExhausted, reason::kQueueFull,
-        absl::StrCat("the queue is full: work of ", absl::ToInt64Milliseconds(work_), " ms waits, ",
-                     absl::ToInt64Milliseconds(WorkOf(generation)), " ms more would pass ",
+        absl::StrCat("the queue is full: work of ", absl::ToInt64Milliseconds(work), " ms waits, ",
+                     absl::ToInt64Milliseconds(with - work), " ms more would pass ",
                      absl::ToInt64Milliseconds(bounds_.work), " ms"),
         facts);
   }
@@ -83,14 +80,14 @@ absl::Status RequestQueue::CheckBounds(const Generation& generation) const {
 void RequestQueue::Insert(std::shared_ptr<Generation> generation, bool again) {
   const Generation* key = generation.get();
   shares_.Enter(generation->spec().owner.client);
-  work_ += WorkOf(*generation);
+  work_.Add(*generation);
   entries_[key] = {std::move(generation), again, ++last_arrival_};
 }
 
 std::shared_ptr<Generation> RequestQueue::Drop(Entries::iterator entry) {
   auto generation = std::move(entry->second.generation);
   entries_.erase(entry);
-  work_ -= WorkOf(*generation);
+  work_.Remove(*generation);
   shares_.Leave(generation->spec().owner.client);
   return generation;
 }
@@ -131,11 +128,6 @@ std::vector<std::shared_ptr<Generation>> RequestQueue::PopBatch(const std::strin
   }
 }
 
-std::shared_ptr<Generation> RequestQueue::Pop(const std::string& plan_digest, absl::Duration wait) {
-  const auto batch = PopBatch(plan_digest, 1, wait);
-  return batch.empty() ? nullptr : batch.front();
-}
-
 std::vector<std::shared_ptr<Generation>> RequestQueue::PeekBatch(const std::string& plan_digest,
                                                                  int rows) const {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -158,7 +150,7 @@ std::vector<std::shared_ptr<Generation>> RequestQueue::ServeLocked(
     const double part = static_cast<double>(ImagesOf(*generation)) / std::max(1, images);
     const double cost = entry->second.again ? 0 : CostOf(*generation) * part;
     entries_.erase(entry);
-    work_ -= WorkOf(*generation);
+    work_.Remove(*generation);
     shares_.Serve(generation->spec().owner.client, cost);
   }
   return served;
@@ -302,7 +294,7 @@ absl::Duration RequestQueue::OldestAge() const {
 
 absl::Duration RequestQueue::Work() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return work_;
+  return work_.total();
 }
 
 std::vector<std::shared_ptr<Generation>> RequestQueue::InOrder() const {

@@ -15,12 +15,13 @@
 #include "absl/time/time.h"
 #include "server/fair_share.h"
 #include "server/generation.h"
+#include "server/queued_work.h"
 
 namespace patchflow {
 
 struct QueueBounds {
   size_t requests = 256;
-  absl::Duration work = absl::InfiniteDuration();  // Sum of the estimated runs.
+  absl::Duration work = absl::InfiniteDuration();  // As QueuedWork sums it.
   absl::Duration ageing = absl::Seconds(60);       // Waiting that lifts by one class of priority.
 };
 
@@ -48,9 +49,7 @@ class RequestQueue {
   // What PopBatch() would give now; empty if there is none.
   std::vector<std::shared_ptr<Generation>> PeekBatch(const std::string& plan_digest,
                                                      int rows) const;
-  // PopBatch() of one; null for none.
-  std::shared_ptr<Generation> Pop(const std::string& plan_digest, absl::Duration wait);
-  // Wakes every Pop().
+  // Wakes every PopBatch().
   void Interrupt();
   // Refuses whatever comes from now on; what is queued can still be popped.
   void Close();
@@ -66,7 +65,7 @@ class RequestQueue {
   size_t size() const;
   size_t SizeOf(const std::string& plan_digest) const;
   size_t capacity() const { return bounds_.requests; }
-  // Sum of the estimated runs; what is unknown counts nothing.
+  // See QueuedWork.
   absl::Duration Work() const;
   // Time since the oldest was pushed.
   absl::Duration OldestAge() const;
@@ -104,7 +103,7 @@ class RequestQueue {
   std::condition_variable changed_;
   Entries entries_;
   FairShare shares_;
-  absl::Duration work_;
+  QueuedWork work_;
   uint64_t last_arrival_ = 0;
   uint64_t interrupts_ = 0;
   bool closed_ = false;

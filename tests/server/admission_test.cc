@@ -244,8 +244,9 @@ TEST_F(StoredAdmissionTest, QueuesWhatAnEarlierLifeAccepted) {
   auto unfinished = store_->Unfinished();
   ASSERT_EQ(unfinished->size(), 1U);
   admission_->Restore(std::move(unfinished->front()));
-  auto restored = model().queue().Pop("plan-1", absl::ZeroDuration());
-  ASSERT_NE(restored, nullptr);
+  const auto batch = model().queue().PopBatch("plan-1", 1, absl::ZeroDuration());
+  ASSERT_EQ(batch.size(), 1U);
+  const auto& restored = batch.front();
   EXPECT_EQ(restored->spec().params().seed(), (*before)->spec().params().seed())
       << "the seed that was drawn is drawn no more";
   EXPECT_EQ(*registry_->Find({"", "a"}), restored);

@@ -2,7 +2,11 @@
 #include <gmock/gmock.h>
 
 #include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "tests/server/running_server.h"
 
@@ -27,16 +31,20 @@ class BatchingTest : public ::testing::Test {
   }
 
   v1::GenerateImagesRequest Blocker() {
-    v1::GenerateImagesRequest request = RunningServer::Request("a blocker", "blocker");
+    v1::GenerateImagesRequest request = RunningServer::Request("a blocker");
     request.mutable_sampling()->set_steps(50);
     return request;
   }
-  // Sent while the blocker runs. What each brought, in order.
-  std::vector<Received> Together(const std::vector<v1::GenerateImagesRequest>& requests) {
+  // Sent while a blocker runs, after what `first` sends. What each brought, in order.
+  std::vector<Received> Together(
+      const std::vector<v1::GenerateImagesRequest>& requests,
+      const std::function<void()>& first = [] {}) {
     std::vector<Received> received(requests.size());
     std::vector<std::thread> threads;
+    const int steps = running_->worker().steps();
     threads.emplace_back([&] { running_->Generate(Blocker()); });
-    EXPECT_TRUE(Eventually([&] { return running_->worker().steps() > 0; }));
+    EXPECT_TRUE(Eventually([&] { return running_->worker().steps() > steps; }));
+    first();
     for (size_t i = 0; i < requests.size(); ++i) {
       threads.emplace_back([&, i] { received[i] = running_->Generate(requests[i]); });
     }
@@ -123,6 +131,46 @@ TEST_F(BatchingTest, WhoAsksAgainGetsTheBytesOfTheBatch) {
   EXPECT_EQ(running_->Generate(request).images, received[0].images);
   EXPECT_EQ(running_->Fetch("mine").images, received[0].images);
   EXPECT_EQ(running_->worker().executions(), executions);
+}
+
+// Of a connection that takes little without being read.
+std::unique_ptr<v1::ImageGenerationService::Stub> DeafStub(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 16);
+  return v1::ImageGenerationService::NewStub(
+      grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+}
+
+TEST_F(BatchingTest, WhoDoesNotReadCostsNoNeighbour) {
+  v1::GenerateImagesRequest large = RunningServer::Request();
+  large.mutable_image()->set_width(1024);
+  large.mutable_image()->set_height(1024);
+  large.mutable_output()->set_format(v1::IMAGE_FORMAT_RAW_RGB8);
+  const auto deaf = DeafStub(running_->server().listen_address());
+  grpc::ClientContext context;
+  std::unique_ptr<grpc::ClientReader<v1::GenerateImagesResponse>> unread;
+  const auto began = Clock::now();
+  const auto beside =
+      Together({large, large, large}, [&] { unread = deaf->GenerateImages(&context, large); });
+  const auto after = Together({large, large, large, large});
+  EXPECT_LT(Clock::now() - began, std::chrono::seconds(20)) << "it is dropped after 30 s";
+  for (const auto& received : {beside, after}) {
+    for (const Received& one : received) {
+      EXPECT_TRUE(one.status.ok()) << one.status;
+    }
+  }
+  const std::string metrics = running_->Scrape();
+  EXPECT_THAT(metrics, HasSubstr("patchflow_streams_open 1\n"));
+  EXPECT_THAT(metrics, HasSubstr("patchflow_batch_size_count{model=\"shapes\"} 4"));
+  EXPECT_THAT(metrics, HasSubstr("patchflow_batch_size_sum{model=\"shapes\"} 10"));
+  size_t bytes = 0;
+  for (v1::GenerateImagesResponse message; unread->Read(&message);) {
+    bytes += message.image_chunk().data().size();
+  }
+  EXPECT_TRUE(unread->Finish().ok());
+  EXPECT_EQ(bytes, 1024U * 1024U * 3U);
 }
 
 }  // namespace

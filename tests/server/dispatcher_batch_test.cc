@@ -46,6 +46,12 @@ class DispatcherBatchTest : public DispatcherTest {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
     return worker_->calls();
   }
+  // Whether so many have told how long they waited.
+  bool QueueWaits(int count) {
+    return metrics_.Text([] {}).find(absl::StrCat(
+               "patchflow_queue_wait_seconds_count{model=\"shapes\",priority=\"normal\"} ", count,
+               "\n")) != std::string::npos;
+  }
   void Finish(size_t call) {
     worker_->job(call)->Images();
     worker_->job(call)->End(absl::OkStatus());
@@ -177,6 +183,7 @@ TEST_F(DispatcherBatchTest, AllAreMadeAgainAloneWhenTheirWorkerIsLost) {
     EXPECT_EQ(generation->completed().attempts(), 2);
     EXPECT_EQ(generation->image(0)->data, absl::StrCat(generation->spec().request_id, 0));
   }
+  EXPECT_TRUE(QueueWaits(3)) << "each has waited once";
 }
 
 TEST_F(DispatcherBatchTest, AbortsAllWhenTheSupervisorGivesTheWorkerUp) {
@@ -274,6 +281,7 @@ TEST_F(DispatcherBatchTest, WhatTheWorkerDoesNotTakeIsGivenBackWithoutALoss) {
   ASSERT_TRUE(Ends(b));
   EXPECT_EQ(b->completed().attempts(), 1);
   EXPECT_FALSE(group_.complaint().has_value());
+  EXPECT_TRUE(QueueWaits(3)) << "each has waited once";
 }
 
 TEST_F(DispatcherBatchTest, WaitsForAWorkerThatTakesNone) {

@@ -147,5 +147,26 @@ TEST_F(RequestQueueBatchTest, ChargesEachItsPartOfThePass) {
   EXPECT_THAT(Pop(), ElementsAre("a4"));
 }
 
+TEST(RequestQueueWorkTest, WhatFindsRoomInAPassAddsNoWork) {
+  RequestQueue queue({.requests = 20, .work = absl::Seconds(25)});
+  const auto push = [&](const std::string& id) {
+    GenerationSpec spec = TestSpec(id);
+    spec.estimate = Estimate{absl::Seconds(10), absl::ZeroDuration(), 5, 4};
+    return queue.Push(MakeGeneration(std::move(spec)));
+  };
+  for (const char* id : {"1", "2", "3", "4", "5", "6", "7", "8"}) {
+    ASSERT_TRUE(push(id).ok()) << id;
+  }
+  EXPECT_EQ(queue.Work(), absl::Seconds(20));
+  const absl::Status refused = push("9");
+  EXPECT_EQ(ReasonOf(refused), "QUEUE_FULL");
+  EXPECT_EQ(MetadataOf(refused, "queued_work_ms"), "20000");
+  EXPECT_EQ(queue.PopBatch("plan-1", 4, absl::ZeroDuration()).size(), 4U);
+  EXPECT_EQ(queue.Work(), absl::Seconds(10));
+  EXPECT_TRUE(push("9").ok());
+  EXPECT_EQ(queue.Take().size(), 5U);
+  EXPECT_EQ(queue.Work(), absl::ZeroDuration());
+}
+
 }  // namespace
 }  // namespace patchflow

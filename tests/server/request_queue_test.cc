@@ -21,8 +21,8 @@ std::shared_ptr<Generation> Queued(const std::string& id,
 }
 
 std::string PopId(RequestQueue& queue, const std::string& plan = "plan-1") {
-  auto generation = queue.Pop(plan, kNow);
-  return generation == nullptr ? "" : generation->spec().request_id;
+  const auto batch = queue.PopBatch(plan, 1, kNow);
+  return batch.empty() ? "" : batch.front()->spec().request_id;
 }
 
 TEST(RequestQueueTest, RunsPriorityThenArrival) {
@@ -105,7 +105,7 @@ TEST(RequestQueueTest, RefusesAfterCloseButGivesWhatItHolds) {
   EXPECT_EQ(ReasonOf(queue.Push(Queued("b"))), "DRAINING");
   EXPECT_EQ(PopId(queue), "a");
   const auto began = Clock::now();
-  EXPECT_EQ(queue.Pop("plan-1", absl::Seconds(30)), nullptr);
+  EXPECT_TRUE(queue.PopBatch("plan-1", 1, absl::Seconds(30)).empty());
   EXPECT_LT(Clock::now() - began, std::chrono::seconds(5));
 }
 
@@ -115,14 +115,14 @@ TEST(RequestQueueTest, WakesWhoWaits) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     ASSERT_TRUE(queue.Push(Queued("a")).ok());
   });
-  auto generation = queue.Pop("plan-1", absl::Seconds(30));
+  const auto batch = queue.PopBatch("plan-1", 1, absl::Seconds(30));
   pusher.join();
-  ASSERT_NE(generation, nullptr);
+  ASSERT_EQ(batch.size(), 1U);
   std::thread interrupter([&] {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     queue.Interrupt();
   });
-  EXPECT_EQ(queue.Pop("plan-1", absl::Seconds(30)), nullptr);
+  EXPECT_TRUE(queue.PopBatch("plan-1", 1, absl::Seconds(30)).empty());
   interrupter.join();
 }
 
@@ -225,9 +225,13 @@ TEST(RequestQueueTest, LosesNothingBetweenManyThreads) {
       }
     });
     threads.emplace_back([&] {
-      while (auto generation = queue.Pop("plan-1", absl::Milliseconds(300))) {
+      while (true) {
+        const auto batch = queue.PopBatch("plan-1", 1, absl::Milliseconds(300));
+        if (batch.empty()) {
+          break;
+        }
         std::lock_guard<std::mutex> lock(mutex);
-        popped.insert(generation->spec().request_id);
+        popped.insert(batch.front()->spec().request_id);
       }
     });
   }

@@ -35,7 +35,7 @@ TEST(RequestQueueStress, HandsEachGenerationToOneTaker) {
   };
   const auto pop = [&] {
     while (left()) {
-      if (queue.Pop("plan-1", absl::Milliseconds(5)) != nullptr) {
+      if (!queue.PopBatch("plan-1", 1, absl::Milliseconds(5)).empty()) {
         count(popped);
       }
     }
@@ -76,7 +76,7 @@ TEST(RequestQueueStress, HandsEachGenerationToOneTaker) {
 
 TEST(RequestQueueStress, CloseEndsEveryWait) {
   RequestQueue queue({.requests = 4});
-  const auto wait = [&] { EXPECT_EQ(queue.Pop("plan-1", absl::Seconds(30)), nullptr); };
+  const auto wait = [&] { EXPECT_TRUE(queue.PopBatch("plan-1", 1, absl::Seconds(30)).empty()); };
   const auto began = Clock::now();
   Together({wait, wait, wait, [&] { queue.Close(); }});
   EXPECT_LT(Clock::now() - began, std::chrono::seconds(20));
