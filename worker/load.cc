@@ -69,7 +69,6 @@ absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options
   return RankGroup::Start(std::move(group));
 }
 
-// Of ranks on CPUs: see Traffic.
 std::vector<CommunicationTime> CommunicationTimesOf(const CountingWorld& world) {
   std::vector<CommunicationTime> times;
   for (const auto& [operation, name] : {std::pair{Operation::kAllReduceSum, "allreduce"},
@@ -96,9 +95,7 @@ std::function<std::vector<RankFigures>()> FiguresOf(const LoadOptions& options,
                          .memory_peak_bytes = memory.highest_bytes,
                          .memory_total_bytes = total_bytes,
                          .communication_bytes = worlds->of_rank[rank]->Total().bytes,
-                         .communication_times = devices[rank].is_cpu()
-                                                    ? CommunicationTimesOf(*worlds->of_rank[rank])
-                                                    : std::vector<CommunicationTime>(),
+                         .communication_times = CommunicationTimesOf(*worlds->of_rank[rank]),
                          .device = name});
     }
     return figures;
@@ -170,7 +167,9 @@ absl::StatusOr<LoadedGroup> Load(LoadOptions options, int first_rank,
   KeepKinds(warm_up.sizes.size());
 
   auto digest = std::async(std::launch::async, ModelDigest, options.model_dir, cores);
-  // Ranks that share the text encoder follow no hints.
+  // Ranks that share the text encoder follow no hints. Its all-reduces would run in a communicator
+  // of their own beside those of the steps, and NCCL allows that only in one order on every rank
+  // (NCCL_LAUNCH_ORDER_IMPLICIT): all of a text's before all of a step's, which then hides nothing.
   const auto text_hints =
       std::max(ranks, options.group_ranks) > 1 ? nullptr : std::make_shared<TextHints>();
   absl::StatusOr<std::unique_ptr<RankGroup>> group =
