@@ -82,6 +82,10 @@ function(patchflow_test file)
     add_dependencies(sanitize ${target})
   endif()
   # Tests run side by side: OpenMP threads that spin while they wait would take the CPUs from the others.
+  set(environment OMP_WAIT_POLICY=passive)
+  if(PATCHFLOW_SANITIZE)  # Otherwise undefined behaviour is told, and the test passes.
+    list(APPEND environment UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1)
+  endif()
   set_tests_properties(${claim} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}"
-    ENVIRONMENT OMP_WAIT_POLICY=passive)
+    ENVIRONMENT "${environment}")
 endfunction()
