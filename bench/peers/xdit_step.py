@@ -5,7 +5,8 @@ steps shared among them, random weights, float16 as its examples have it. One pr
     torchrun --nproc-per-node 2 bench/peers/xdit_step.py --layout ulysses=2 [--sizes 1024,2048] [--json FILE]
 
 LAYOUT is ours: guidance, ulysses, ring, pipefusion with patches and warmup_steps. xDiT has no DistriFusion, and no
-tensor parallelism for PixArt; its ring needs flash-attn. Needs xfuser, yunchang, distvae and diffusers.
+tensor parallelism for PixArt; its ring needs flash-attn. Needs xfuser, yunchang, distvae and diffusers, beside
+transformers, accelerate, einops and peft: 0.7.0, 0.6.4, 0.1.0 and 0.42.1 go with transformers 5.17.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import dataclasses
 
 from .layout import Layout
+from .peers import beside_peers
 from .plan import IMAGE_STEPS
 
 METHODS = ("pipefusion", "distrifusion", "ulysses", "ring", "tensor", "guidance")
@@ -124,6 +125,12 @@ def layouts_table(rows: list) -> str:
     return _table(head, lines)
 
 
+def peers_table(lines: list) -> str:
+    head = ["px", "GPUs", "layout", "peer", "its ms a step", "ours", "of its"]
+    keys = ("size_px", "gpus", "layout", "peer", "peer_ms", "ours_ms", "of_peer")
+    return _table(head, [[_number(line[key], 2) for key in keys] for line in lines])
+
+
 def part_table(report: dict) -> str:
     """Of any program's report: its scalars, or those of its rows."""
     rows = report.get("rows") or [report]
@@ -149,6 +156,10 @@ def markdown(records: list, rows: list, pending: int, source: str) -> str:
         parts.append(
             f"An image has {steps} steps, without text and decoding; ~: summed from steps. Memory: the rank with most."
         )
+    peers = beside_peers(records, rows)
+    if peers:
+        about = "Our image is shared among its steps, synchronous ones included, as xDiT's is."
+        parts += [f"## Beside peers\n\n{about}", peers_table(peers)]
     for record in records:
         if record["kind"] != "layout" and record["report"]:
             parts += [f"## {record['case']}", part_table(record["report"])]

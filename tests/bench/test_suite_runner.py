@@ -15,6 +15,7 @@ sys.path.insert(0, str(TOP / "bench"))
 from model import Model, measured  # noqa: E402
 from suite import runner as runner_module  # noqa: E402
 from suite.layout import Layout  # noqa: E402
+from suite.peers import beside_peers  # noqa: E402
 from suite.plan import SIZES_PX, Case, groups, layouts_of, plan  # noqa: E402
 from suite.results import Results  # noqa: E402
 from suite.runner import Deadline, Outcome, Runner  # noqa: E402
@@ -254,6 +255,41 @@ def test_peers_are_drawn_beside_the_layouts_of_as_many_gpus(runner, results, tmp
         unit = ", peak" if flags else ""
         methods = {"ours, one GPU", "ours, ulysses, 4 GPUs", "ours, ring, 4 GPUs", "ours, pipefusion, 4 GPUs"}
         assert drawn == {f"xDiT, ulysses=4{unit}"} | methods
+
+
+def test_peers_stand_beside_the_same_layout_on_the_same_machine_only(runner, results):
+    run(runner, cases())
+
+    def peer(name, machine="NVIDIA H100", **row):
+        report = {"machine": machine, "peer": name.split("-")[0], "rows": [{"size_px": 1024} | row]}
+        results.save(Case(f"peer-{name}", (1,)), "ok", 1.0, report)
+
+    peer("xDiT-ulysses", layout="ulysses=4", step_ms=10.0)
+    peer("xDiT-stale", layout=STALE, step_ms=8.0)
+    peer("xDiT-other_size", layout="ring=4", step_ms=10.0, size_px=2048)
+    peer("xDiT-other_machine", layout="ring=4", step_ms=10.0, machine="NVIDIA H200")
+    peer("diffusers", eager_ms=20.0)
+    peer("diffusers-compiled", eager_ms=20.0, compiled_ms=16.0)
+    records = records_in(results.folder)
+    rows = rows_of(records, MODELS)
+    ours = {row["layout"]: row["image_ms"] / row["image_steps"] for row in rows}
+    found = {(line["peer"], line["layout"]): (line["peer_ms"], line["of_peer"]) for line in beside_peers(records, rows)}
+    assert found == {
+        ("xDiT", "ulysses=4"): (10.0, ours["ulysses=4"] / 10.0),
+        ("xDiT", STALE): (8.0, ours[STALE] / 8.0),
+        ("diffusers eager", "serial"): (20.0, ours["serial"] / 20.0),
+        ("diffusers compiled", "serial"): (16.0, ours["serial"] / 16.0),
+    }
+    table = markdown(records, rows, 0, "source")
+    assert f"| 1024 | 4 | {STALE} | xDiT | 8.00 | {ours[STALE]:.2f} | {ours[STALE] / 8.0:.2f} |" in table
+
+
+def test_peers_without_a_direct_link_are_not_compared(runner, results):
+    run(runner, cases(p2p=False))
+    report = {"machine": "NVIDIA H100", "peer": "xDiT", "rows": [{"size_px": 1024, "layout": "ring=4", "step_ms": 9.0}]}
+    results.save(Case("peer-xdit-ring4", (1,)), "ok", 1.0, report)
+    records = records_in(results.folder)
+    assert not beside_peers(records, rows_of(records, MODELS))
 
 
 def test_each_link_has_its_own_prediction(runner, results):
