@@ -16,6 +16,7 @@
 #include "engine/prompt_encoder.h"
 #include "engine/status_of.h"
 #include "engine/step_clock.h"
+#include "engine/stream_waits.h"
 #include "engine/text/tokenizer.h"
 
 namespace patchflow {
@@ -297,6 +298,7 @@ absl::StatusOr<Generated> OneRankEngine::Make(const ImageRequest& request, const
   if (NoneIsOk(result.faults)) return result.faults.front();
   if (AllAreOk(result.faults)) result.faults.clear();
   result.times.decode = watch.Lap();
+  TellWaits();
   result.peak_memory_bytes = MemoryOf(device).peak_bytes;
   return result;
 }

@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "engine/stream_waits.h"
+
 #ifdef PATCHFLOW_CUDA
 #include <ATen/cuda/CUDAGraph.h>
 #endif
@@ -32,16 +34,20 @@ struct GraphPool::Id {
   at::cuda::MempoolId_t value = at::cuda::graph_pool_handle();
 };
 
-struct StepGraph::Captured {
-  std::shared_ptr<const GraphPool::Id> pool;
+namespace {
+
+// The step once, with event nodes around its waits or without.
+struct Instance {
   at::cuda::CUDAGraph graph;
   Notes notes;
+  CapturedWaits waits;
 
-  void Capture(const std::function<void()>& enqueue) {
-    graph.capture_begin(pool->value, cudaStreamCaptureModeThreadLocal);
+  void Capture(at::cuda::MempoolId_t pool, CapturedWaits::Nodes nodes,
+               const std::function<void()>& enqueue) {
+    graph.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
     captured_notes = &notes;
     try {
-      enqueue();
+      waits.Capture(nodes, enqueue);
     } catch (...) {
       captured_notes = nullptr;
       EndFailedCapture();
@@ -51,6 +57,14 @@ struct StepGraph::Captured {
     graph.capture_end();
   }
 
+  void Replay() {
+    for (const auto& note : notes) {
+      note();
+    }
+    graph.replay();
+  }
+
+ private:
   // Leaves the stream usable. What is broken is reported by what broke it.
   void EndFailedCapture() noexcept {
     try {
@@ -59,6 +73,35 @@ struct StepGraph::Captured {
       return;
     }
   }
+};
+
+}  // namespace
+
+struct StepGraph::Captured {
+  Captured(std::shared_ptr<const GraphPool::Id> of, int64_t to_one_timed,
+           const std::function<void()>& enqueue)
+      : pool(std::move(of)), sampler(to_one_timed) {
+    plain.Capture(pool->value, CapturedWaits::Nodes::kNone, enqueue);
+    if (plain.waits.count() > 0 && to_one_timed > 0) {
+      timed = std::make_unique<Instance>();
+      timed->Capture(pool->value, CapturedWaits::Nodes::kAround, enqueue);
+    }
+  }
+
+  void Replay() {
+    const int64_t stands_for = timed == nullptr ? 0 : sampler.Next();
+    if (stands_for == 0) {
+      return plain.Replay();
+    }
+    timed->waits.BeforeReplay();
+    timed->Replay();
+    timed->waits.AfterReplay(stands_for);
+  }
+
+  std::shared_ptr<const GraphPool::Id> pool;
+  Instance plain;
+  std::unique_ptr<Instance> timed;  // If there is a wait to be timed.
+  ReplaySampler sampler;
 };
 
 std::shared_ptr<const GraphPool::Id> GraphPool::Current() {
@@ -71,21 +114,16 @@ std::shared_ptr<const GraphPool::Id> GraphPool::Current() {
 }
 
 void StepGraph::Run(const std::function<void()>& enqueue) {
+  TellWaits();
   if (!warm_) {
     enqueue();
     warm_ = true;
     return;
   }
   if (captured_ == nullptr) {
-    auto captured = std::make_unique<Captured>();
-    captured->pool = pool_->Current();
-    captured->Capture(enqueue);
-    captured_ = std::move(captured);
+    captured_ = std::make_unique<Captured>(pool_->Current(), ReplaysToOneTimed(), enqueue);
   }
-  captured_->graph.replay();
-  for (const auto& note : captured_->notes) {
-    note();
-  }
+  captured_->Replay();
 }
 
 #else

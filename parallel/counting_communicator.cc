@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "engine/step_graph.h"
+#include "engine/stream_waits.h"
 
 namespace patchflow {
 namespace {
@@ -17,27 +18,38 @@ int64_t Bytes(const Tensor& t) { return static_cast<int64_t>(t.nbytes()); }
 
 using Clock = std::chrono::steady_clock;
 
-// An operation whose wait is timed.
+// An operation whose wait is timed: on the host, or on the stream.
 class TimedWork final : public Pending::Work {
  public:
-  TimedWork(Pending inner, Traffic& traffic, Operation operation)
-      : inner_(std::move(inner)), traffic_(traffic), operation_(operation) {}
+  TimedWork(Pending inner, std::shared_ptr<Traffic> traffic, Operation operation, bool on_host)
+      : inner_(std::move(inner)),
+        traffic_(std::move(traffic)),
+        operation_(operation),
+        on_host_(on_host) {}
   void Wait() override {
+    if (!on_host_) {
+      TimeWait([this] { inner_.Wait(); },
+               [traffic = traffic_, operation = operation_](std::chrono::nanoseconds time) {
+                 traffic->AddTime(operation, time);
+               });
+      return;
+    }
     const Clock::time_point begin = Clock::now();
     inner_.Wait();
-    traffic_.AddTime(operation_, Clock::now() - begin);
+    traffic_->AddTime(operation_, Clock::now() - begin);
   }
 
  private:
   Pending inner_;
-  Traffic& traffic_;
+  const std::shared_ptr<Traffic> traffic_;
   const Operation operation_;
+  const bool on_host_;
 };
 
 class CountingCommunicator final : public Communicator {
  public:
-  CountingCommunicator(std::unique_ptr<Communicator> inner, Traffic& traffic)
-      : inner_(std::move(inner)), traffic_(traffic) {}
+  CountingCommunicator(std::unique_ptr<Communicator> inner, std::shared_ptr<Traffic> traffic)
+      : inner_(std::move(inner)), traffic_(std::move(traffic)) {}
   int rank() const override { return inner_->rank(); }
   int size() const override { return inner_->size(); }
 
@@ -74,20 +86,20 @@ class CountingCommunicator final : public Communicator {
 
  private:
   void Count(Operation operation, int64_t bytes) {
-    WithEachRun([&traffic = traffic_, operation, bytes] { traffic.Add(operation, bytes); });
+    WithEachRun([traffic = traffic_, operation, bytes] { traffic->Add(operation, bytes); });
   }
 
   template <typename Issue>
   Pending Timed(Operation operation, const Tensor& t, const Issue& issue) {
-    if (!t.device().is_cpu()) return issue();
+    const bool on_host = t.device().is_cpu();
     const Clock::time_point begin = Clock::now();
     Pending pending = issue();
-    traffic_.AddTime(operation, Clock::now() - begin);
-    return Pending(std::make_unique<TimedWork>(std::move(pending), traffic_, operation));
+    if (on_host) traffic_->AddTime(operation, Clock::now() - begin);
+    return Pending(std::make_unique<TimedWork>(std::move(pending), traffic_, operation, on_host));
   }
 
   const std::unique_ptr<Communicator> inner_;
-  Traffic& traffic_;
+  const std::shared_ptr<Traffic> traffic_;
 };
 
 }  // namespace
@@ -122,8 +134,8 @@ std::unique_ptr<Communicator> CountingWorld::Split(int color, std::string_view n
     return nullptr;
   }
   std::lock_guard<std::mutex> lock(mutex_);
-  traffic_.emplace_back(name, std::make_unique<Traffic>());
-  return std::make_unique<CountingCommunicator>(std::move(communicator), *traffic_.back().second);
+  traffic_.emplace_back(name, std::make_shared<Traffic>());
+  return std::make_unique<CountingCommunicator>(std::move(communicator), traffic_.back().second);
 }
 
 Traffic::Count CountingWorld::Of(std::string_view name) const {

@@ -24,9 +24,11 @@ enum class Operation { kAllReduceSum, kAllGather, kAllToAll, kSend, kCount };
 //   all-to-all  (n - 1) / n of the input
 //   send        the tensor, alone or grouped; receives are not counted
 // Replays of a captured StepGraph count as what was captured.
-// Times are of the host: in the call that issues the operation, and in the wait for it, which is
-// what communication costs a rank on CPUs. Receives count as sends. Not between GPUs, where the
-// host waits for nothing. Thread-safe.
+// Times are what the rank waits for others. On CPUs of the host: in the call that issues the
+// operation, and in the wait for it. Between GPUs, where the host waits for nothing, of the rank's
+// stream: how long it stands still in the wait, so that what hides behind kernels does not count;
+// of captured steps one replay in 16 is timed and counts as 16 (engine/stream_waits.h), and times
+// come when the device has passed them. Receives count as sends. Thread-safe.
 class Traffic {
  public:
   struct Count {
@@ -67,7 +69,7 @@ class CountingWorld final : public World {
  private:
   World& inner_;
   mutable std::mutex mutex_;
-  std::vector<std::pair<std::string, std::unique_ptr<Traffic>>> traffic_;
+  std::vector<std::pair<std::string, std::shared_ptr<Traffic>>> traffic_;
 };
 
 }  // namespace patchflow

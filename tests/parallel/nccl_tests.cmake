@@ -1,4 +1,4 @@
-# Tests on two GPUs of one host. But for the last two: the claims of this folder's tests, over NCCL.
+# Tests on two GPUs of one host. But for the last three: the claims of this folder's tests, over NCCL.
 add_library(run_ranks_nccl OBJECT run_ranks_nccl.cc)
 target_link_libraries(run_ranks_nccl PUBLIC parallel_testing patchflow_nccl PRIVATE patchflow_flags)
 target_precompile_headers(run_ranks_nccl REUSE_FROM patchflow_aten)
@@ -19,7 +19,7 @@ endforeach()
 foreach(part ${methods})
   patchflow_nccl_test(${part}_over_nccl_float32 ${part}_over_nccl float32)
 endforeach()
-foreach(part nccl_communicator nccl_two_processes)
+foreach(part nccl_communicator nccl_two_processes nccl_waits)
   patchflow_ranks_test(${part} nccl ${part})
   target_link_libraries(${part}_claims PRIVATE run_ranks_nccl)
   patchflow_nccl_test(${part} ${part})
