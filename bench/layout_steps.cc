@@ -12,6 +12,7 @@
 #include "bench/marks.h"
 #include "engine/denoiser.h"
 #include "engine/device.h"
+#include "engine/stream_waits.h"
 #include "parallel/methods.h"
 
 namespace patchflow {
@@ -56,7 +57,10 @@ class CountingMonitor final : public StepMonitor {
       : world_(world), steps_(steps), marks_(MakeMarks(device)) {}
   bool Continue(int step) override {
     marks_->Set();
-    sent_bytes_.push_back(world_.Total().bytes);
+    TellWaits();
+    const Traffic::Count total = world_.Total();
+    sent_bytes_.push_back(total.bytes);
+    waited_.push_back(total.time);
     return step < steps_;
   }
   std::vector<double> TimesMs() const { return marks_->Between(); }
@@ -68,12 +72,19 @@ class CountingMonitor final : public StepMonitor {
     }
     return most;
   }
+  // Of the average step from `first` on. What the device has not passed yet when they begin and end
+  // is as much.
+  double WaitedMs(size_t first) const {
+    const std::chrono::duration<double, std::milli> waited = waited_.back() - waited_[first];
+    return waited.count() / static_cast<double>(waited_.size() - 1 - first);
+  }
 
  private:
   const CountingWorld& world_;
   const int steps_;
   const std::unique_ptr<Marks> marks_;
   std::vector<int64_t> sent_bytes_;
+  std::vector<std::chrono::nanoseconds> waited_;
 };
 
 class EveryStep final : public StepMonitor {
@@ -122,6 +133,7 @@ StepFigures LayoutSteps::Measure(int64_t size_px, StepPhase phase, Repeats repea
   times_ms.erase(times_ms.begin(), times_ms.begin() + warm_up);
   return {.time = QuantilesOf(std::move(times_ms)),
           .sent_bytes = monitor.BytesOfAStep(static_cast<size_t>(first)),
+          .waited_ms = monitor.WaitedMs(static_cast<size_t>(warm_up)),
           .peak_bytes = MemoryOf(device_).peak_bytes};
 }
 

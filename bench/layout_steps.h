@@ -27,6 +27,9 @@ struct StepPhase {
 struct StepFigures {
   Quantiles time;
   int64_t sent_bytes = 0;  // Of one step.
+  // For others, of one step on average: see Traffic. Exact with captured steps if the measured ones
+  // are a multiple of those to one that is timed.
+  double waited_ms = 0;
   int64_t peak_bytes = 0;  // Tensors at most, weights included.
 };
 

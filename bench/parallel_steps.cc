@@ -22,12 +22,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "bench/layout_options.h"
 #include "bench/layout_steps.h"
 #include "bench/psnr.h"
-#include "bench/random_model.h"
 #include "bench/rank_threads.h"
 #include "bench/report.h"
 #include "engine/device.h"
+#include "engine/stream_waits.h"
 #include "tests/engine/weights/scratch_dir.h"
 
 namespace patchflow {
@@ -40,28 +41,15 @@ constexpr Repeats kSmall{5, 20};
 constexpr Repeats kLarge{2, 5};
 constexpr absl::Duration kLimit = absl::Minutes(8);  // Of one layout.
 
-struct Options {
-  std::vector<int64_t> sizes_px = {1024, 2048};
-  std::vector<std::string> layouts = {"tensor=2",
-                                      "ulysses=2",
-                                      "ring=2",
-                                      "guidance=2",
-                                      "distrifusion=2,warmup_steps=1",
-                                      "pipefusion=2,patches=2,warmup_steps=1",
-                                      "pipefusion=2,patches=4,warmup_steps=1"};
+struct Options : LayoutOptions {
   std::vector<std::string> graphs = {"off", "on"};
-  std::string device = "cuda";
   std::optional<int> warm_up;
   std::optional<int> repeats;
   int image_steps = 20;
   bool beside_serial = true;
   bool stale_only = false;
-  PixArtShape shape;
-  std::string model;
-  std::string random_model;
-  std::string json;
+  int64_t to_one_timed = ReplaysToOneTimed();
 
-  at::DeviceType device_type() const { return device == "cuda" ? at::kCUDA : at::kCPU; }
   Repeats RepeatsAt(int64_t size_px) const {
     const Repeats usual = size_px < kLargePx ? kSmall : kLarge;
     return {warm_up.value_or(usual.warm_up), repeats.value_or(usual.measured)};
@@ -144,6 +132,7 @@ nlohmann::json RanksOf(const Cell& cell, const std::vector<RankResults>& ranks) 
                     {"median_ms", figures.time.median_ms},
                     {"p90_ms", figures.time.p90_ms},
                     {"sent_bytes", figures.sent_bytes},
+                    {"waited_ms", figures.waited_ms},
                     {"peak_bytes", figures.peak_bytes},
                     {"parameter_bytes", rank.parameter_bytes}});
   }
@@ -191,45 +180,6 @@ nlohmann::json RowOf(const std::string& layout, const Cell& cell,
   return row;
 }
 
-// Random weights are drawn once for all processes that are given one folder.
-std::filesystem::path TransformerDir(const Options& options, const ScratchDir& scratch) {
-  if (!options.model.empty()) return std::filesystem::path(options.model) / "transformer";
-  const RandomWeights weights = options.device_type() == at::kCUDA
-                                    ? RandomWeights{at::Device(at::kCUDA, 0), at::kBFloat16}
-                                    : RandomWeights{at::kCPU, at::kFloat};
-  if (options.random_model.empty()) {
-    WriteRandomPixArt(options.shape, weights, scratch.path());
-    return scratch.path();
-  }
-  const std::filesystem::path kept = options.random_model;
-  if (!std::filesystem::exists(kept)) {
-    const std::filesystem::path unfinished = kept.string() + ".unfinished";
-    std::filesystem::create_directories(unfinished);
-    WriteRandomPixArt(options.shape, weights, unfinished);
-    std::filesystem::rename(unfinished, kept);
-  }
-  return kept;
-}
-
-std::vector<Layout> LayoutsOf(const Options& options, const TransformerConfig& model) {
-  std::vector<Layout> layouts;
-  if (options.beside_serial) layouts.emplace_back();
-  for (const std::string& text : options.layouts) {
-    const auto layout = ParseLayout(text);
-    if (!layout.ok())
-      throw CLI::ValidationError("--layouts", std::string(layout.status().message()));
-    const absl::Status fits = CheckLayout(*layout, layout->ranks(), model);
-    if (!fits.ok()) throw CLI::ValidationError("--layouts", std::string(fits.message()));
-    if (options.device_type() == at::kCUDA && layout->ranks() > CudaDeviceCount()) {
-      throw CLI::ValidationError(
-          "--layouts", absl::StrCat(text, " needs ", layout->ranks(), " GPUs, and there are ",
-                                    CudaDeviceCount()));
-    }
-    layouts.push_back(*layout);
-  }
-  return layouts;
-}
-
 std::vector<Column> Columns() {
   return {{"size_px", "px"},
           {"layout", "layout"},
@@ -246,26 +196,22 @@ std::vector<Column> Columns() {
 }
 
 std::string WhatOf(const Options& options, const TransformerConfig& model) {
-  return absl::StrCat(options.model.empty() ? "random weights" : options.model, ", ",
-                      model.num_blocks, " blocks, ", model.num_heads, " heads of ", model.head_size,
-                      ", guidance batch of two; images and PSNR of latents: ", options.image_steps,
-                      " steps");
+  return absl::StrCat(ModelWords(options, model),
+                      "; images and PSNR of latents: ", options.image_steps, " steps");
 }
 
 void Run(const Options& options) {
-  if (options.device_type() == at::kCUDA && CudaDeviceCount() == 0) {
-    throw std::runtime_error("there is no GPU on this machine");
-  }
-  if (options.device_type() == at::kCPU) SetThreadsPerOperation(1);
+  CheckDevice(options);
+  TimeOneReplayIn(options.to_one_timed);
   const c10::InferenceMode inference;
   const ScratchDir scratch;
-  const std::filesystem::path dir = TransformerDir(options, scratch);
-  const auto config = ReadTransformerConfig(dir);
-  if (!config.ok()) throw std::runtime_error(std::string(config.status().message()));
-  const std::vector<Layout> layouts = LayoutsOf(options, *config);
+  const std::filesystem::path dir = TransformerDir(options, scratch.path());
+  const TransformerConfig config = ConfigOf(dir);
+  std::vector<Layout> layouts = LayoutsOf(options, config);
+  if (options.beside_serial) layouts.insert(layouts.begin(), Layout());
   const LayoutBench bench(options, dir);
   const at::Device device(options.device_type(), options.device_type() == at::kCUDA ? 0 : -1);
-  Report report("parallel-steps", device, WhatOf(options, *config), Columns());
+  Report report("parallel-steps", device, WhatOf(options, config), Columns());
   report.Add("image_steps", options.image_steps);
   std::vector<RankResults> serial;
   for (const Layout& layout : layouts) {
@@ -286,16 +232,7 @@ void Run(const Options& options) {
 int main(int argc, char** argv) {
   CLI::App app("Milliseconds, bytes and memory of a denoising step by each layout");
   patchflow::Options options;
-  app.add_option("--device", options.device)
-      ->check(CLI::IsMember({"cpu", "cuda"}))
-      ->capture_default_str();
-  app.add_option("--sizes", options.sizes_px, "Pixels a side")
-      ->delimiter(',')
-      ->check(CLI::Range(64, 8192))
-      ->capture_default_str();
-  app.add_option("--layouts", options.layouts, "Beside one rank, with ';' between them")
-      ->delimiter(';')
-      ->capture_default_str();
+  AddLayoutOptions(app, options);
   app.add_option("--cuda-graphs", options.graphs)
       ->delimiter(',')
       ->check(CLI::IsMember({"off", "on"}))
@@ -310,17 +247,10 @@ int main(int argc, char** argv) {
   app.add_option("--image-steps", options.image_steps, "0 makes no images to compare")
       ->check(CLI::Range(0, 100))
       ->capture_default_str();
-  app.add_option("--model", options.model, "A checkpoint instead of random weights");
-  app.add_option("--random-model", options.random_model,
-                 "Folder of the random weights, made where there is none and kept");
-  app.add_option("--blocks", options.shape.blocks)
-      ->check(CLI::Range(1, 1000))
+  app.add_option("--time-one-replay-in", options.to_one_timed,
+                 "Replays of a step to one whose waits are timed; 0 times none")
+      ->check(CLI::Range(0, 1000))
       ->capture_default_str();
-  app.add_option("--heads", options.shape.heads)->check(CLI::Range(1, 128))->capture_default_str();
-  app.add_option("--head-size", options.shape.head_size)
-      ->check(CLI::Range(2, 256))
-      ->capture_default_str();
-  app.add_option("--json", options.json, "Write the numbers to this file");
   try {
     app.parse(argc, argv);
     if (options.device == "cpu") options.graphs = {"off"};
