@@ -25,9 +25,9 @@ RankMetrics::RankMetrics(prometheus::Registry& registry) {
                                  "Bytes that a rank sent to others, over all its workers.");
   communication_time_ =
       counter("patchflow_comm_duration_seconds_total",
-              "Time that a rank waited for others, by operation. Not between GPUs.");
+              "Time that a rank, on GPUs its stream, waited for others, by operation.");
   operations_ = counter("patchflow_comm_operations_total",
-                        "Operations between ranks that were waited for. Not between GPUs.");
+                        "Operations between ranks that were issued or replayed.");
   rank_info_ = gauge("patchflow_rank_info", "1, with the rank's device.");
   config_info_ = gauge("patchflow_config_info", "1, with what a group runs.");
   worker_build_info_ =

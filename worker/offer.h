@@ -40,7 +40,7 @@ struct RankFigures {
   int64_t memory_peak_bytes = 0;  // Since the start.
   int64_t memory_total_bytes = 0;
   int64_t communication_bytes = 0;                     // Sent since the start.
-  std::vector<CommunicationTime> communication_times;  // Since the start; empty between GPUs.
+  std::vector<CommunicationTime> communication_times;  // Since the start. See Traffic.
   std::string device;
 };
 
