@@ -9,11 +9,11 @@
 //
 //   bench-hidden-exchanges --sizes 2048 --json FILE [--layouts 'A;B'] ...
 //
-// T and T0 are measured in turns, `--rounds` times; each is of the slowest rank's median step, and
-// what stands in the table is the median round, beside the lowest and the highest share of any one
-// round. T - T0 is all that exchanges cost a step: waits that stick out, and kernels that run
-// slower because those of NCCL take multiprocessors and bandwidth from them. Nothing but that tells
-// 1 from less, so that a share means something only where T - T0 is beyond the noise of the rounds.
+// T, T0 and T1 are measured in turns, `--rounds` times; each is of the slowest rank's median step,
+// and what stands in the table is the median round, beside the lowest and the highest share of any
+// one round. T - T0 is all that exchanges cost a step: waits that stick out, and kernels that run
+// slower because those of NCCL take multiprocessors and bandwidth from them. It is a small
+// difference of large times: a share is as exact as its lowest and highest are close.
 //
 // PipeFusion's steps are taken after its pipeline has filled, which costs an image once and is no
 // transfer: the first patch of a step waits for the stage before it, but that is one step behind
@@ -21,8 +21,12 @@
 // too late for the first patch, as with as many patches as stages. Stages of different speed do not
 // count: T0 is of the slower one too.
 //
-// `waited` is another way to T - T0, within T: for how long the stream of the rank that waited
-// least stood still in waits (engine/stream_waits.h). It leaves slower kernels out.
+// `waited` is another way to T - T0: for how long, of a step, the stream of the rank that waited
+// least stood still in waits (engine/stream_waits.h). It leaves slower kernels out. It is of a
+// third kind of step in each round, T1, every wait of which is timed; T and T0 time none. So T1 - T
+// is what timing costs: a worker pays a sixteenth of it for captured exchanges, and all of it for
+// those outside of graphs, PipeFusion's hops. In T1 the host waits for each step besides, which
+// makes both somewhat more than they are.
 //
 // In T0 kernels compute on what silence leaves: random numbers, where a rank would have received.
 // On CPUs ranks are threads that share the cores, and times say nothing: to try it out.
@@ -57,7 +61,6 @@ struct Options : LayoutOptions {
   std::string graphs = "on";
   Repeats repeats;
   int rounds = 3;
-  int64_t to_one_timed = 4;
 
   bool cuda_graphs() const { return graphs == "on"; }
 };
@@ -66,6 +69,7 @@ struct Options : LayoutOptions {
 struct RankFigures {
   std::vector<double> as_is_ms;   // By round.
   std::vector<double> silent_ms;  // By round.
+  std::vector<double> timed_ms;   // By round.
   std::vector<double> waited_ms;  // By round.
   double exchanges_ms = 0;
   int64_t sent_bytes = 0;
@@ -84,19 +88,28 @@ class RankBench {
   RankFigures Measure(int64_t size_px) {
     RankFigures figures;
     for (int round = 0; round < options_.rounds; ++round) {
-      world_.Set(StudiedWorld::Mode::kAsIs);
-      const StepFigures as_is = steps_.Measure(size_px, phase_, options_.repeats);
+      const StepFigures as_is = Steps(size_px, StudiedWorld::Mode::kAsIs, 0);
       figures.as_is_ms.push_back(as_is.time.median_ms);
-      figures.waited_ms.push_back(as_is.waited_ms);
       figures.sent_bytes = as_is.sent_bytes;
-      world_.Set(StudiedWorld::Mode::kSilent);
-      figures.silent_ms.push_back(steps_.Measure(size_px, phase_, options_.repeats).time.median_ms);
+      const StepFigures silent = Steps(size_px, StudiedWorld::Mode::kSilent, 0);
+      figures.silent_ms.push_back(silent.time.median_ms);
+      const StepFigures timed = Steps(size_px, StudiedWorld::Mode::kAsIs, 1);
+      figures.timed_ms.push_back(timed.time.median_ms);
+      figures.waited_ms.push_back(timed.waited_ms);
     }
     figures.exchanges_ms = ExchangesMs(Recorded(size_px));
     return figures;
   }
 
  private:
+  // All ranks of the process share what it says of timing. Those that are ahead change it when all
+  // have captured the steps before.
+  StepFigures Steps(int64_t size_px, StudiedWorld::Mode mode, int64_t to_one_timed) {
+    world_.Set(mode);
+    TimeOneReplayIn(to_one_timed);
+    return steps_.Measure(size_px, phase_, options_.repeats);
+  }
+
   // The exchanges of kRecordedSteps steps. What kernels they stand between changes nothing of them.
   std::vector<Exchange> Recorded(int64_t size_px) {
     const auto record = [&](int measured) {
@@ -142,10 +155,12 @@ nlohmann::json RowOf(const Layout& layout, int64_t size_px, const std::vector<Ra
   };
   std::vector<double> as_is_ms;
   std::vector<double> silent_ms;
+  std::vector<double> timed_ms;
   std::vector<double> hidden_of;
   for (size_t round = 0; round < ranks[0].as_is_ms.size(); ++round) {
     as_is_ms.push_back(MostOf(ranks, [&](const auto& rank) { return rank.as_is_ms[round]; }));
     silent_ms.push_back(MostOf(ranks, [&](const auto& rank) { return rank.silent_ms[round]; }));
+    timed_ms.push_back(MostOf(ranks, [&](const auto& rank) { return rank.timed_ms[round]; }));
     hidden_of.push_back(hidden(as_is_ms.back(), silent_ms.back()));
   }
   const double as_is = MedianOf(as_is_ms);
@@ -159,6 +174,7 @@ nlohmann::json RowOf(const Layout& layout, int64_t size_px, const std::vector<Ra
           {"hidden", hidden(as_is, silent)},
           {"hidden_lowest", *std::min_element(hidden_of.begin(), hidden_of.end())},
           {"hidden_highest", *std::max_element(hidden_of.begin(), hidden_of.end())},
+          {"timed_ms", MedianOf(timed_ms)},
           {"waited_ms", -MostOf(ranks, [](const auto& rank) { return -MedianOf(rank.waited_ms); })},
           {"sent_mb",
            MostOf(ranks, [](const auto& rank) { return static_cast<double>(rank.sent_bytes); }) /
@@ -176,13 +192,13 @@ std::vector<Column> Columns() {
           {"hidden", "hidden", 3},
           {"hidden_lowest", "lowest", 3},
           {"hidden_highest", "highest", 3},
+          {"timed_ms", "T1 ms", 3},
           {"waited_ms", "waited ms", 3},
           {"sent_mb", "MB sent a step", 2}};
 }
 
 void Run(const Options& options) {
   CheckDevice(options);
-  TimeOneReplayIn(options.to_one_timed);
   const c10::InferenceMode inference;
   const ScratchDir scratch;
   const std::filesystem::path dir = TransformerDir(options, scratch.path());
@@ -226,10 +242,6 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 15))
       ->capture_default_str();
   app.add_option("--rounds", options.rounds)->check(CLI::Range(1, 20))->capture_default_str();
-  app.add_option("--time-one-replay-in", options.to_one_timed,
-                 "Replays of a step to one whose waits are timed; 0 times none")
-      ->check(CLI::Range(0, 1000))
-      ->capture_default_str();
   try {
     app.parse(argc, argv);
     if (options.device == "cpu") options.graphs = "off";

@@ -31,7 +31,7 @@ def test_every_kind_of_layout_has_a_row(tmp_path):
         cost_ms = max(0, row["ms"] - row["silent_ms"])
         assert row["hidden"] == pytest.approx(1 - cost_ms / row["exchanges_ms"])
         assert row["hidden_lowest"] <= row["hidden"] <= row["hidden_highest"] <= 1
-        assert row["exchanges_ms"] > 0 and row["sent_mb"] > 0 and row["waited_ms"] >= 0
+        assert row["exchanges_ms"] > 0 and row["sent_mb"] > 0 and row["waited_ms"] >= 0 and row["timed_ms"] > 0
         assert row["phase"] == ("stale" if "warmup_steps" in row["layout"] else "synchronous")
 
 
