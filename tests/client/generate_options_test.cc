@@ -6,7 +6,6 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <fstream>
-#include <regex>
 #include <set>
 
 #include "tests/client/scratch_folder.h"
@@ -16,6 +15,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
 
 // The options that a command line gives; throws CLI::ParseError.
 GenerateOptions Parse(const std::vector<std::string>& arguments) {
@@ -146,10 +146,11 @@ TEST(GenerateOptionsTest, SizeSetsBothSides) {
 TEST(GenerateOptionsTest, DrawsIdsAndSeeds) {
   std::set<std::string> ids;
   std::set<uint64_t> seeds;
-  const std::regex uuid("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}");
   for (int i = 0; i < 100; ++i) {
     const v1::GenerateImagesRequest request = Build({"a fish"});
-    EXPECT_TRUE(std::regex_match(request.request_id(), uuid)) << request.request_id();
+    EXPECT_THAT(
+        request.request_id(),
+        MatchesRegex("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"));
     EXPECT_LT(request.sampling().seed(), uint64_t{1} << 53);
     ids.insert(request.request_id());
     seeds.insert(request.sampling().seed());

@@ -9,9 +9,11 @@
 #include <unistd.h>
 
 #include <optional>
-#include <regex>
+#include <string>
+#include <string_view>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "patchflow/v1/image_generation.grpc.pb.h"
 #include "server/errors.h"
@@ -65,11 +67,9 @@ class ProcessTest : public ::testing::Test {
   }
   void Serve() {
     Start();
-    std::smatch match;
     ASSERT_TRUE(Eventually([&] {
-      const std::string log = folder_.Read("log");
-      return std::regex_search(log, match, std::regex(R"re("listen":"([^"]+)")re")) &&
-             (address_ = match[1], true);
+      address_ = Logged(R"("listen":")", "\"");
+      return !address_.empty();
     })) << folder_.Read("log");
     stub_ = v1::ImageGenerationService::NewStub(
         grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
@@ -87,9 +87,16 @@ class ProcessTest : public ::testing::Test {
     return !ended ? -1 : WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
   pid_t WorkerPid() const {
+    pid_t pid = 0;
+    return absl::SimpleAtoi(Logged(R"("pid":)", ",}"), &pid) ? pid : 0;
+  }
+  // What first follows `key` in the log, up to one of `ends`; empty if it is not there.
+  std::string Logged(std::string_view key, const char* ends) const {
     const std::string log = folder_.Read("log");
-    std::smatch match;
-    return std::regex_search(log, match, std::regex(R"("pid":(\d+))")) ? std::stoi(match[1]) : 0;
+    const size_t at = log.find(key);
+    const size_t begin = at == std::string::npos ? log.size() : at + key.size();
+    const size_t end = log.find_first_of(ends, begin);
+    return end == std::string::npos ? "" : log.substr(begin, end - begin);
   }
 
   static std::unique_ptr<grpc::ClientContext> Context() {
