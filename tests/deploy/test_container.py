@@ -1,12 +1,15 @@
 """The images, built for CPUs by deploy/container/build on a Debian made with mmdebstrap: no registry, no daemon."""
 
+import base64
 import contextlib
 import functools
 import json
 import pathlib
+import signal
 import subprocess
 import tempfile
 import time
+import urllib.request
 
 import harness
 import pytest
@@ -17,7 +20,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(5400)]
 BUILD_TIMEOUT_S = 5000
 TAG = "test"
 UID = 10001
-SIZE_LIMIT_BYTES = {"frontend": 400 << 20, "worker": 6 << 30}
+SIZE_LIMIT_BYTES = {"frontend": 400 << 20, "worker": 6 << 30, "web": 400 << 20}
 # Started in a mount namespace of its own: the image's root read-only, /tmp and /dev/shm in memory, the model at /models.
 IN_IMAGE = """
 set -e
@@ -81,12 +84,22 @@ def storage():
             unmount_below(folder)
 
 
+def build(target: str) -> Image:
+    """With all that it started ended, if it is late."""
+    commit = head()
+    command = [DEPLOY / "container" / "build", "--mmdebstrap", "--tag", TAG, "--commit", commit, target]
+    run("timeout", "--kill-after=60", BUILD_TIMEOUT_S, *command, timeout=BUILD_TIMEOUT_S + 90)
+    return Image(target, commit)
+
+
 @pytest.fixture(scope="module", params=["frontend", "worker"])
 def image(request, storage) -> Image:
-    commit = head()
-    build = [DEPLOY / "container" / "build", "--mmdebstrap", "--tag", TAG, "--commit", commit, request.param]
-    run(*build, timeout=BUILD_TIMEOUT_S)
-    return Image(request.param, commit)
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def web(storage) -> Image:
+    return build("web")
 
 
 def test_it_runs_the_right_program_as_nobody_in_particular(image):
@@ -131,6 +144,21 @@ def start_in(root: pathlib.Path, config: pathlib.Path, *command) -> subprocess.P
     )
 
 
+def wait_for(process: subprocess.Popen, url: str):
+    deadline = time.monotonic() + 120
+    while True:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, f"no 200 from {url} in 120 s"
+        with contextlib.suppress(OSError):
+            get(url)
+            return
+        time.sleep(0.2)
+
+
+def runs_as_nobody_in_particular(process: subprocess.Popen) -> bool:
+    return f"Uid:\t{UID}\t{UID}\t{UID}\t{UID}" in pathlib.Path(f"/proc/{process.pid}/status").read_text()
+
+
 def test_it_draws_with_its_root_read_only(image, tmp_path):
     """The worker's image starts its worker itself; the front end's has none, and says that it is live and not ready."""
     port, metrics = free_port(), free_port()
@@ -143,17 +171,9 @@ def test_it_draws_with_its_root_read_only(image, tmp_path):
     with image.mounted() as root:
         process = start_in(root, tmp_path / "config.yaml", "patchflow-server", "--config", "/tmp/config/config.yaml")
         try:
-            deadline = time.monotonic() + 120
             wanted = "/readyz" if image.target == "worker" else "/healthz"
-            while True:
-                assert process.poll() is None, process.stderr.read()
-                assert time.monotonic() < deadline, f"no 200 from {wanted} in 120 s"
-                with contextlib.suppress(OSError):
-                    get(f"http://127.0.0.1:{metrics}{wanted}")
-                    break
-                time.sleep(0.2)
-            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-            assert f"Uid:\t{UID}\t{UID}\t{UID}\t{UID}" in status
+            wait_for(process, f"http://127.0.0.1:{metrics}{wanted}")
+            assert runs_as_nobody_in_particular(process)
             assert (pathlib.Path(f"/proc/{process.pid}/root") / "opt/patchflow/bin").exists()
             if image.target == "worker":
                 client = ["generate", "--server", f"127.0.0.1:{port}", "--steps", "3", "--out", tmp_path / "image.png", "a red heart"]
@@ -163,3 +183,44 @@ def test_it_draws_with_its_root_read_only(image, tmp_path):
             process.terminate()
             process.wait(60)
         assert process.returncode == 0, process.stderr.read()
+
+
+def test_the_page_holds_what_it_runs_and_nobody_may_change_it(web):
+    config = web.inspect()["config"]
+    assert config["User"] == f"{UID}:{UID}" and config["Entrypoint"] == ["patchflow-web", "--listen", "0.0.0.0:8080"]
+    assert config["Labels"]["org.opencontainers.image.revision"] == web.commit
+    with web.mounted() as root:
+        for tool in ("gcc", "c++", "cmake", "git", "pip"):
+            assert not (root / "usr/bin" / tool).exists(), tool
+        assert not set_user_bits(root) and not (root / "src").exists()
+        ours = [path for path in (root / "opt/patchflow-web").rglob("*") if not path.is_symlink()]
+        assert ours
+        for path in ours:
+            assert path.stat().st_uid == 0 and not path.stat().st_mode & 0o022, path
+        size = int(run("du", "-sb", root).stdout.split()[0])
+        assert size < SIZE_LIMIT_BYTES["web"], f"{size >> 20} MiB"
+        print(f"{web.name}: {size >> 20} MiB")
+
+
+def test_the_page_draws_by_a_server_beside_it_with_its_root_read_only(web, server, tmp_path):
+    port = free_port()
+    (tmp_path / "config.yaml").touch()
+    flags = ["--server", server.address, "--listen", f"127.0.0.1:{port}"]
+    with web.mounted() as root:
+        process = start_in(root, tmp_path / "config.yaml", "/opt/patchflow-web/bin/patchflow-web", *flags)
+        try:
+            wait_for(process, f"http://127.0.0.1:{port}/readyz")
+            assert runs_as_nobody_in_particular(process)
+            assert "<html" in get(f"http://127.0.0.1:{port}/")
+            body = json.dumps({"prompt": "a red heart", "size": "256x256", "steps": 3}).encode()
+            call = urllib.request.Request(
+                f"http://127.0.0.1:{port}/v1/images/generations", body, {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(call, timeout=120) as answer:
+                drawn = json.load(answer)["data"][0]["b64_json"]
+            assert base64.b64decode(drawn).startswith(b"\x89PNG")
+        finally:
+            process.terminate()
+            process.wait(60)
+        # Uvicorn has closed everything by then, and ends by the signal that it was sent.
+        assert process.returncode == -signal.SIGTERM, process.stderr.read()
