@@ -52,6 +52,7 @@ std::vector<AttentionSm90Tiling> Tilings(bool splits) {
   for (const AttentionSm90Schedule schedule : kAttentionSm90Schedules) {
     tilings.push_back({schedule});
   }
+  tilings.push_back({AttentionSm90Schedule::kFewKeys});
   for (int blocks = 1; splits && blocks <= kMostSplitBlocks; ++blocks) {
     for (int pieces = 2; pieces <= kAttentionSm90MostPieces; ++pieces) {
       tilings.push_back({AttentionSm90Schedule::kThree, blocks, pieces});
@@ -61,7 +62,9 @@ std::vector<AttentionSm90Tiling> Tilings(bool splits) {
 }
 
 bool Serves(const AttentionSm90Tiling& tiling, const Shape& shape) {
-  return !shape.biased || tiling.schedule == AttentionSm90Schedule::kTwo;
+  const bool few = tiling.schedule == AttentionSm90Schedule::kFewKeys;
+  return few ? shape.keys <= kAttentionSm90FewKeys
+             : !shape.biased || tiling.schedule == AttentionSm90Schedule::kTwo;
 }
 #endif
 

@@ -1,35 +1,36 @@
 // How much of what ranks send each other hides behind kernels, by layout, in one run:
 //
-//   T   a step as it is
-//   T0  a step whose exchanges return at once: nothing is sent, nobody waited for
-//   Tc  the step's exchanges alone: the same operations over the same communicators, in the same
-//       order, issued without a kernel between them and then waited for; different communicators
-//       side by side
-//   hidden = 1 - max(0, T - T0) / Tc
+//   T       a step as it is
+//   waited  for how long, of a step, the stream of the rank that waited least stood still in waits
+//           (engine/stream_waits.h); the rank that waited least, since the others wait for it
+//   Tc      the step's exchanges alone: the same operations over the same communicators, in the
+//           same order, issued without a kernel between them and then waited for; different
+//           communicators side by side
+//   hidden = 1 - waited / Tc, and 0 where waiting took longer than the exchanges
+//   T0      a step whose exchanges return at once: nothing is sent, nobody waited for
+//   cost = T - T0: waits, and kernels that run slower because those of NCCL take multiprocessors,
+//           bandwidth and power from them; no share of Tc, and a small difference of large times
 //
 //   bench-hidden-exchanges --sizes 2048 --json FILE [--layouts 'A;B'] ...
 //
 // T, T0 and T1 are measured in turns, `--rounds` times; each is of the slowest rank's median step,
 // and what stands in the table is the median round, beside the lowest and the highest share of any
-// one round. T - T0 is all that exchanges cost a step: waits that stick out, and kernels that run
-// slower because those of NCCL take multiprocessors and bandwidth from them. It is a small
-// difference of large times: a share is as exact as its lowest and highest are close.
+// one round.
 //
 // PipeFusion's steps are taken after its pipeline has filled, which costs an image once and is no
 // transfer: the first patch of a step waits for the stage before it, but that is one step behind
 // and works on the last patches meanwhile. What still counts as not hidden is a return that comes
 // too late for the first patch, as with as many patches as stages. Stages of different speed do not
-// count: T0 is of the slower one too.
+// count: waiting is of the rank that waited least.
 //
-// `waited` is another way to T - T0: for how long, of a step, the stream of the rank that waited
-// least stood still in waits (engine/stream_waits.h). It leaves slower kernels out. It is of a
-// third kind of step in each round, T1, every wait of which is timed; T and T0 time none. So T1 - T
-// is what timing costs: a worker pays a sixteenth of it for captured exchanges, and all of it for
-// those outside of graphs, PipeFusion's hops. In T1 the host waits for each step besides, which
-// makes both somewhat more than they are.
+// `waited` is of a third kind of step in each round, T1, every wait of which is timed; T and T0
+// time none. So T1 - T is what timing costs: a worker pays a sixteenth of it for captured
+// exchanges, and all of it for those outside of graphs, PipeFusion's hops. In T1 the host waits for
+// each step besides, which makes both somewhat more than they are.
 //
-// In T0 kernels compute on what silence leaves: random numbers, where a rank would have received.
-// On CPUs ranks are threads that share the cores, and times say nothing: to try it out.
+// In T0 kernels compute on what silence leaves: random numbers, where a rank would have received,
+// and in Ulysses also old memory, on which attention may have to begin again: no cost is told
+// there. On CPUs ranks are threads that share the cores, and times say nothing: to try it out.
 #include <ATen/ATen.h>
 
 #include <CLI/CLI.hpp>
@@ -150,50 +151,51 @@ double MostOf(const std::vector<RankFigures>& ranks, const Fn& of) {
 
 nlohmann::json RowOf(const Layout& layout, int64_t size_px, const std::vector<RankFigures>& ranks) {
   const double exchanges_ms = MostOf(ranks, [](const auto& rank) { return rank.exchanges_ms; });
-  const auto hidden = [&](double as_is_ms, double silent_ms) {
-    return 1 - std::max(0.0, as_is_ms - silent_ms) / exchanges_ms;
-  };
   std::vector<double> as_is_ms;
   std::vector<double> silent_ms;
   std::vector<double> timed_ms;
-  std::vector<double> hidden_of;
+  std::vector<double> waited_ms;
   for (size_t round = 0; round < ranks[0].as_is_ms.size(); ++round) {
     as_is_ms.push_back(MostOf(ranks, [&](const auto& rank) { return rank.as_is_ms[round]; }));
     silent_ms.push_back(MostOf(ranks, [&](const auto& rank) { return rank.silent_ms[round]; }));
     timed_ms.push_back(MostOf(ranks, [&](const auto& rank) { return rank.timed_ms[round]; }));
-    hidden_of.push_back(hidden(as_is_ms.back(), silent_ms.back()));
+    waited_ms.push_back(-MostOf(ranks, [&](const auto& rank) { return -rank.waited_ms[round]; }));
   }
-  const double as_is = MedianOf(as_is_ms);
-  const double silent = MedianOf(silent_ms);
-  return {{"size_px", size_px},
-          {"layout", ToString(layout)},
-          {"phase", layout.is_stale() ? "stale" : "synchronous"},
-          {"ms", as_is},
-          {"silent_ms", silent},
-          {"exchanges_ms", exchanges_ms},
-          {"hidden", hidden(as_is, silent)},
-          {"hidden_lowest", *std::min_element(hidden_of.begin(), hidden_of.end())},
-          {"hidden_highest", *std::max_element(hidden_of.begin(), hidden_of.end())},
-          {"timed_ms", MedianOf(timed_ms)},
-          {"waited_ms", -MostOf(ranks, [](const auto& rank) { return -MedianOf(rank.waited_ms); })},
-          {"sent_mb",
-           MostOf(ranks, [](const auto& rank) { return static_cast<double>(rank.sent_bytes); }) /
-               kMegabyte},
-          {"rounds_ms", as_is_ms},
-          {"silent_rounds_ms", silent_ms}};
+  const auto hidden = [&](double waited) { return std::max(0.0, 1 - waited / exchanges_ms); };
+  const auto [least, most] = std::minmax_element(waited_ms.begin(), waited_ms.end());
+  nlohmann::json row = {
+      {"size_px", size_px},
+      {"layout", ToString(layout)},
+      {"phase", layout.is_stale() ? "stale" : "synchronous"},
+      {"ms", MedianOf(as_is_ms)},
+      {"waited_ms", MedianOf(waited_ms)},
+      {"exchanges_ms", exchanges_ms},
+      {"hidden", hidden(MedianOf(waited_ms))},
+      {"hidden_lowest", hidden(*most)},
+      {"hidden_highest", hidden(*least)},
+      {"silent_ms", MedianOf(silent_ms)},
+      {"timed_ms", MedianOf(timed_ms)},
+      {"sent_mb",
+       MostOf(ranks, [](const auto& rank) { return static_cast<double>(rank.sent_bytes); }) /
+           kMegabyte},
+      {"rounds_ms", as_is_ms},
+      {"silent_rounds_ms", silent_ms},
+      {"waited_rounds_ms", waited_ms}};
+  if (layout.ulysses == 1) row["cost_ms"] = MedianOf(as_is_ms) - MedianOf(silent_ms);
+  return row;
 }
 
 std::vector<Column> Columns() {
   return {{"size_px", "px"},
           {"layout", "layout"},
           {"ms", "T ms", 3},
-          {"silent_ms", "T0 ms", 3},
+          {"waited_ms", "waited ms", 3},
           {"exchanges_ms", "Tc ms", 3},
           {"hidden", "hidden", 3},
           {"hidden_lowest", "lowest", 3},
           {"hidden_highest", "highest", 3},
+          {"cost_ms", "cost ms", 3},
           {"timed_ms", "T1 ms", 3},
-          {"waited_ms", "waited ms", 3},
           {"sent_mb", "MB sent a step", 2}};
 }
 

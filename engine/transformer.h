@@ -93,6 +93,8 @@ class Transformer {
                                                 const std::vector<double>& timesteps,
                                                 const Tensor& token_order) const = 0;
 
+  // The branches of an image hold the same latents, and until the text is first attended to the
+  // same activations: what is computed for one serves all. Rows of h may share memory.
   virtual Tensor Embed(const Tensor& x_BSC, const StepContext&) const = 0;           // -> h_BSE
   virtual Tensor RunBlocks(BlockRange, Tensor h_BSE, const StepContext&) const = 0;  // -> h_BSE
   virtual Tensor Project(const Tensor& h_BSE, const StepContext&) const = 0;         // -> eps_BSC

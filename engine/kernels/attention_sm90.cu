@@ -4,12 +4,10 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
-#include <array>
-
+#include "engine/kernels/attention_sm90_maps.h"
 #include "engine/kernels/attention_sm90_tile.cuh"
 #include "engine/kernels/attention_sm90_units.cuh"
 #include "engine/kernels/merge_attention.h"
-#include "engine/kernels/tensor_map.h"
 
 namespace patchflow {
 namespace {
@@ -39,10 +37,21 @@ struct Maps {
   CUtensorMap v;
 };
 
-// Each block of a cluster loads its share of every tile, for all of them.
+template <int kConsumers>
+__device__ __forceinline__ void LoadQueries(const Maps& maps, Shared<kConsumers>& shared,
+                                            const Unit& unit) {
+  BarrierExpect(&shared.q_full, shared.q.kBytes);
+  LoadBox(shared.q.wide, &maps.q_wide, &shared.q_full, 0, unit.first_row, unit.head,
+          unit.batch_row);
+  LoadBox(shared.q.rest, &maps.q_rest, &shared.q_full, kWide, unit.first_row, unit.head,
+          unit.batch_row);
+}
+
+// Each block of a cluster loads its share of every tile, for all of them. `before`: tiles that were
+// loaded before these.
 template <int kConsumers, int kBlocks>
 __device__ __forceinline__ void Produce(const Maps& maps, Shared<kConsumers>& shared,
-                                        const Unit& unit) {
+                                        const Unit& unit, int before) {
   constexpr int kShare = kKeys / kBlocks;
   constexpr auto kAll = static_cast<uint16_t>((1 << kBlocks) - 1);
   const int first = kBlocks == 1 ? 0 : static_cast<int>(BlockInCluster()) * kShare;
@@ -53,14 +62,9 @@ __device__ __forceinline__ void Produce(const Maps& maps, Shared<kConsumers>& sh
       LoadBoxForAll(to, map, barrier, column, key, unit.head, unit.batch_row, kAll);
     }
   };
-  BarrierExpect(&shared.q_full, shared.q.kBytes);
-  LoadBox(shared.q.wide, &maps.q_wide, &shared.q_full, 0, unit.first_row, unit.head,
-          unit.batch_row);
-  LoadBox(shared.q.rest, &maps.q_rest, &shared.q_full, kWide, unit.first_row, unit.head,
-          unit.batch_row);
   for (int tile = 0; tile < unit.tiles; ++tile) {
-    const int stage = tile % kStages;
-    const uint32_t parity = (tile / kStages) % 2;
+    const int stage = (before + tile) % kStages;
+    const uint32_t parity = (before + tile) / kStages % 2;
     const int key = (unit.first_tile + tile) * kKeys + first;
     auto& k = shared.k[stage];
     BarrierWait(&shared.k_empty[stage], parity ^ 1);
@@ -77,11 +81,15 @@ __device__ __forceinline__ void Produce(const Maps& maps, Shared<kConsumers>& sh
 
 // All tiles of one warpgroup's 64 rows, of which `keys` keys count: the scores of a tile are
 // multiplied while the values of the tile before are, and its softmax runs under the latter.
-template <bool kBiased, int kBlocks, int kConsumers>
-__device__ __forceinline__ void Consume(Shared<kConsumers>& shared, int row, int batch_row,
-                                        int tiles, int keys, const Sizes& sizes,
-                                        float (&o)[kOutputs], Softmax& softmax) {
+// kTracks: against overflow, the softmax looks for every tile's maxima.
+template <bool kTracks, bool kBiased, int kBlocks, int kConsumers>
+__device__ __forceinline__ void Consume(Shared<kConsumers>& shared, int row, const Unit& unit,
+                                        int before, const Sizes& sizes, float (&o)[kOutputs],
+                                        Softmax& softmax) {
   const int lane = threadIdx.x % 32;
+  const int keys = sizes.keys - unit.first_tile * kKeys;
+  const auto stage_of = [before](int tile) { return (before + tile) % kStages; };
+  const auto parity_of = [before](int tile) { return (before + tile) / kStages % 2; };
   const auto release = [lane](uint64_t* barrier) {
     if (kBlocks == 1 && lane == 0) {
       BarrierArrive(barrier);
@@ -94,55 +102,64 @@ __device__ __forceinline__ void Consume(Shared<kConsumers>& shared, int row, int
   float rescale[2];
   const auto soften = [&](int tile) -> bool {
     if (kBiased) {
-      AddKeyBias(s, sizes.key_bias + batch_row * sizes.key_bias_stride, tile * kKeys, keys, lane,
-                 sizes.scale_log2);
-    } else if (tile == tiles - 1) {
+      AddKeyBias(s, sizes.key_bias + unit.batch_row * sizes.key_bias_stride, tile * kKeys, keys,
+                 lane, sizes.scale_log2);
+    } else if (tile == unit.tiles - 1) {
       MaskBeyond(s, tile * kKeys, keys, lane);
     }
-    return softmax.Update(s, kBiased ? 1.0F : sizes.scale_log2, rescale);
+    if (kTracks || tile == 0) {
+      return softmax.Update(s, kBiased ? 1.0F : sizes.scale_log2, rescale);
+    }
+    softmax.UpdateByFirst(s, sizes.scale_log2);
+    return false;
   };
 
   BarrierWait(&shared.q_full, 0);
-  BarrierWait(&shared.k_full[0], 0);
-  EnqueueScores(shared.q, row, shared.k[0], s);
+  BarrierWait(&shared.k_full[stage_of(0)], parity_of(0));
+  EnqueueScores(shared.q, row, shared.k[stage_of(0)], s);
   cute::warpgroup_wait<0>();
   Fence(s);
-  release(&shared.k_empty[0]);
+  release(&shared.k_empty[stage_of(0)]);
   soften(0);
   Pack(s, p);
-  if (tiles > 1) {
-    BarrierWait(&shared.k_full[1], 0);
+  if (unit.tiles > 1) {
+    BarrierWait(&shared.k_full[stage_of(1)], parity_of(1));
   }
 
-  for (int tile = 1; tile < tiles; ++tile) {
-    const int stage = tile % kStages;
-    const int before = (tile - 1) % kStages;
+  for (int tile = 1; tile < unit.tiles; ++tile) {
+    const int stage = stage_of(tile);
+    const int stage_before = stage_of(tile - 1);
     EnqueueScores(shared.q, row, shared.k[stage], s);
-    BarrierWait(&shared.v_full[before], ((tile - 1) / kStages) % 2);
-    EnqueueValues(p, shared.v[before], o, tile > 1);
+    BarrierWait(&shared.v_full[stage_before], parity_of(tile - 1));
+    EnqueueValues(p, shared.v[stage_before], o, tile > 1);
     cute::warpgroup_wait<1>();
     Fence(s);
     release(&shared.k_empty[stage]);
     const bool grown = soften(tile);
     // The barrier's address needs every power: else ptxas moves the waits above them.
-    const int next = tile + 1 < tiles ? tile + 1 : tile;
+    const int next = tile + 1 < unit.tiles ? tile + 1 : tile;
     const bool never = softmax.sum[0] + softmax.sum[1] < 0;
-    BarrierWait(&shared.k_full[never ? 0 : next % kStages], (next / kStages) % 2);
+    BarrierWait(&shared.k_full[never ? 0 : stage_of(next)], parity_of(next));
     cute::warpgroup_wait<0>();
     Fence(o);
-    release(&shared.v_empty[before]);
+    release(&shared.v_empty[stage_before]);
     if (grown) {
       Scale(o, rescale);
     }
     Pack(s, p);
   }
-  const int last = (tiles - 1) % kStages;
-  BarrierWait(&shared.v_full[last], ((tiles - 1) / kStages) % 2);
-  EnqueueValues(p, shared.v[last], o, tiles > 1);
+  const int last = stage_of(unit.tiles - 1);
+  BarrierWait(&shared.v_full[last], parity_of(unit.tiles - 1));
+  EnqueueValues(p, shared.v[last], o, unit.tiles > 1);
   cute::warpgroup_wait<0>();
   Fence(o);
-  softmax.Finish();
+  release(&shared.v_empty[last]);
 }
+
+// Whether a first try leaves maxima of all tiles but the first alone. Blocks of a cluster, which
+// load for each other, could not try again on their own.
+template <bool kBiased, int kBlocks>
+constexpr bool kTries = !kBiased && kBlocks == 1;
 
 template <int kConsumers, bool kBiased, int kBlocks>
 __global__ void __launch_bounds__(kWarpgroupThreads*(kConsumers + 1), 1)
@@ -171,22 +188,32 @@ __global__ void __launch_bounds__(kWarpgroupThreads*(kConsumers + 1), 1)
   };
   synchronize();
 
+  constexpr bool kTry = kTries<kBiased, kBlocks>;
   constexpr int kRows = kConsumers * kWarpgroupRows;
   constexpr bool kSplits = kConsumers == 3;
   const Unit unit = UnitOf<kRows, kSplits>(sizes);
   const int warpgroup = threadIdx.x / kWarpgroupThreads;
   if (warpgroup == kConsumers) {
     GiveRegisters<kConsumers == 3 ? 32 : 24>();
-    if (threadIdx.x == kConsumers * kWarpgroupThreads) {
-      Produce<kConsumers, kBlocks>(maps, shared, unit);
+    const bool loads = threadIdx.x == kConsumers * kWarpgroupThreads;
+    if (loads) {
+      LoadQueries(maps, shared, unit);
+      Produce<kConsumers, kBlocks>(maps, shared, unit, 0);
+    }
+    if (kTry && __syncthreads_or(0) != 0 && loads) {
+      Produce<kConsumers, kBlocks>(maps, shared, unit, unit.tiles);
     }
   } else {
     KeepRegisters<kConsumers == 3 ? 160 : 240>();
     const int row = warpgroup * kWarpgroupRows;
     float o[kOutputs];
     Softmax softmax;
-    Consume<kBiased, kBlocks>(shared, row, unit.batch_row, unit.tiles,
-                              sizes.keys - unit.first_tile * kKeys, sizes, o, softmax);
+    Consume<!kTry, kBiased, kBlocks>(shared, row, unit, 0, sizes, o, softmax);
+    if (kTry && __syncthreads_or(static_cast<int>(!softmax.Fits())) != 0) {
+      softmax = Softmax();
+      Consume<true, kBiased, kBlocks>(shared, row, unit, unit.tiles, sizes, o, softmax);
+    }
+    softmax.Finish();
     if (!kSplits || unit.piece < 0) {
       Store<kBiased>(o, softmax, unit.first_row + row, unit, sizes, out, lse);
     } else {
@@ -196,28 +223,6 @@ __global__ void __launch_bounds__(kWarpgroupThreads*(kConsumers + 1), 1)
   if (kBlocks > 1) {
     synchronize();  // The others of the cluster write here and arrive here until they end.
   }
-}
-
-// Boxes of `rows` tokens x `columns` of one head of one batch row.
-bool Encode(const AttentionOperand& operand, int tokens, const AttentionSm90Args& args, int rows,
-            int columns, CUtensorMap* map) {
-  const EncodeTensorMap encode = FindEncodeTensorMap();
-  const std::array<cuuint64_t, 4> extent = {kHead, static_cast<cuuint64_t>(tokens),
-                                            static_cast<cuuint64_t>(args.heads),
-                                            static_cast<cuuint64_t>(args.batch)};
-  const std::array<cuuint64_t, 3> pitch_bytes = {static_cast<cuuint64_t>(operand.token_stride) * 2,
-                                                 static_cast<cuuint64_t>(operand.head_stride) * 2,
-                                                 static_cast<cuuint64_t>(operand.batch_stride) * 2};
-  const std::array<cuuint32_t, 4> box = {static_cast<cuuint32_t>(columns),
-                                         static_cast<cuuint32_t>(rows), 1, 1};
-  const std::array<cuuint32_t, 4> step = {1, 1, 1, 1};
-  return encode != nullptr &&
-         encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<void*>(operand.data),
-                extent.data(), pitch_bytes.data(), box.data(), step.data(),
-                CU_TENSOR_MAP_INTERLEAVE_NONE,
-                columns == kWide ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_32B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 int RowsOf(AttentionSm90Schedule schedule) {
@@ -240,11 +245,11 @@ cudaError_t Launch(const AttentionSm90Args& args, const AttentionSm90Tiling& til
                    cudaStream_t stream) {
   constexpr int kRows = kConsumers * kWarpgroupRows;
   Maps maps;
-  if (!Encode(args.q, args.queries, args, kRows, kWide, &maps.q_wide) ||
-      !Encode(args.q, args.queries, args, kRows, kRest, &maps.q_rest) ||
-      !Encode(args.k, args.keys, args, kKeys / kBlocks, kWide, &maps.k_wide) ||
-      !Encode(args.k, args.keys, args, kKeys / kBlocks, kRest, &maps.k_rest) ||
-      !Encode(args.v, args.keys, args, kKeys / kBlocks, kWide, &maps.v)) {
+  if (!DescribeHeads(args.q, args.queries, args, kRows, kWide, &maps.q_wide) ||
+      !DescribeHeads(args.q, args.queries, args, kRows, kRest, &maps.q_rest) ||
+      !DescribeHeads(args.k, args.keys, args, kKeys / kBlocks, kWide, &maps.k_wide) ||
+      !DescribeHeads(args.k, args.keys, args, kKeys / kBlocks, kRest, &maps.k_rest) ||
+      !DescribeHeads(args.v, args.keys, args, kKeys / kBlocks, kWide, &maps.v)) {
     return cudaErrorInvalidValue;
   }
   constexpr int kSharedBytes = sizeof(Shared<kConsumers>) + 1024;
@@ -326,7 +331,8 @@ cudaError_t LaunchAttentionSm90(const AttentionSm90Args& args, const AttentionSm
   if (args.keys < 1 || args.queries < 1 || args.batch < 1 || args.heads < 1) {
     return cudaErrorInvalidValue;
   }
-  if (args.key_bias != nullptr && tiling.schedule != AttentionSm90Schedule::kTwo) {
+  if (args.key_bias != nullptr && tiling.schedule != AttentionSm90Schedule::kTwo &&
+      tiling.schedule != AttentionSm90Schedule::kFewKeys) {
     return cudaErrorInvalidValue;
   }
   if (tiling.split_blocks != 0) {
@@ -342,6 +348,8 @@ cudaError_t LaunchAttentionSm90(const AttentionSm90Args& args, const AttentionSm
                                       : Launch<2, false, 1>(args, tiling, stream);
     case AttentionSm90Schedule::kTwoPaired:
       return Launch<2, false, 2>(args, tiling, stream);
+    case AttentionSm90Schedule::kFewKeys:
+      return attention_sm90::LaunchFewKeys(args, stream);
     case AttentionSm90Schedule::kThree:
       break;
   }

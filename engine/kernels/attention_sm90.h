@@ -34,7 +34,7 @@ struct AttentionSm90Args {
   int keys = 0;  // At least 1; need not equal queries.
   float scale = 0;
   // bfloat16 [batch, keys], rows so many elements apart: added to the scaled scores of every query;
-  // or none. A query needs one key with a finite bias. Served by kTwo alone.
+  // or none. A query needs one key with a finite bias. Served by kTwo and kFewKeys.
   const void* key_bias = nullptr;
   int64_t key_bias_stride = 0;
   // AttentionSm90WorkspaceFloats() numbers, aligned to 16 bytes; or none where that is 0.
@@ -42,8 +42,11 @@ struct AttentionSm90Args {
 };
 
 // Warpgroups of 64 queries that share a thread block. Paired: two thread blocks of one head load
-// keys and values for each other.
-enum class AttentionSm90Schedule { kTwo, kTwoPaired, kThree };
+// keys and values for each other. kFewKeys: a thread block holds all keys, at most
+// kAttentionSm90FewKeys, and goes through queries.
+enum class AttentionSm90Schedule { kTwo, kTwoPaired, kThree, kFewKeys };
+inline constexpr int kAttentionSm90FewKeys = 128;
+// Those for any number of keys.
 inline constexpr std::array kAttentionSm90Schedules = {
     AttentionSm90Schedule::kTwo, AttentionSm90Schedule::kTwoPaired, AttentionSm90Schedule::kThree};
 std::string_view NameOf(AttentionSm90Schedule schedule);
@@ -61,9 +64,9 @@ struct AttentionSm90Tiling {
 inline constexpr int kAttentionSm90MostPieces = 4;
 std::string NameOf(const AttentionSm90Tiling& tiling);
 
-// What is expected to end first, by the time of full waves on an H100 and how thread blocks follow
-// each other on the multiprocessors; pure. Reads counts of the arguments and whether there is a
-// bias.
+// kFewKeys where it serves; else what is expected to end first, by the time of full waves on an
+// H100 and how thread blocks follow each other on the multiprocessors; pure. Reads counts of the
+// arguments and whether there is a bias.
 AttentionSm90Tiling ChooseAttentionSm90Tiling(const AttentionSm90Args& args, int multiprocessors);
 
 // What the parts of the split thread blocks take. Reads counts.
@@ -71,11 +74,15 @@ int64_t AttentionSm90WorkspaceFloats(const AttentionSm90Args& args,
                                      const AttentionSm90Tiling& tiling);
 
 // Enqueues o = softmax(scale q k^T + key_bias) v on `stream`. Allocates nothing, so a CUDA graph
-// may capture it. Accumulates in float32; probabilities enter the second product as bfloat16.
+// may capture it. Accumulates in float32; probabilities enter the second product as bfloat16. They
+// are relative to the largest score of the first 128 keys; a thread block that finds a later score
+// to be 2^100 times as large begins again, and then looks for the largest of every 128 (kTwoPaired
+// and biased: always so). That takes twice the time, and no model of ours has such scores.
 // Returns cudaErrorInvalidValue for operands out of the contract.
 // Source: FlashAttention-3 (arXiv 2407.08608), sections 3.1 and 3.2: warp specialisation, softmax
 // of one warpgroup under the products of another, and of one tile under the products of the next.
-// Parts of the keys: Flash-Decoding. Ours: the head size, and to split the last wave alone.
+// Parts of the keys: Flash-Decoding. Ours: the head size, to split the last wave alone, and to go
+// without maxima.
 cudaError_t LaunchAttentionSm90(const AttentionSm90Args& args, const AttentionSm90Tiling& tiling,
                                 cudaStream_t stream);
 

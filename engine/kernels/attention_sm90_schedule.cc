@@ -72,6 +72,9 @@ double TimeOf(const AttentionSm90Args& args, const AttentionSm90Tiling& tiling,
 }  // namespace
 
 AttentionSm90Tiling ChooseAttentionSm90Tiling(const AttentionSm90Args& args, int multiprocessors) {
+  if (args.keys <= kAttentionSm90FewKeys) {
+    return {AttentionSm90Schedule::kFewKeys};
+  }
   if (args.key_bias != nullptr) {
     return {AttentionSm90Schedule::kTwo};
   }
@@ -104,6 +107,8 @@ std::string_view NameOf(AttentionSm90Schedule schedule) {
       return "two";
     case AttentionSm90Schedule::kTwoPaired:
       return "two paired";
+    case AttentionSm90Schedule::kFewKeys:
+      return "few keys";
     case AttentionSm90Schedule::kThree:
       break;
   }

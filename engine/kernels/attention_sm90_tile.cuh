@@ -149,6 +149,28 @@ struct Softmax {
     return grown;
   }
 
+  // The same without looking for maxima: relative to the ones there are, which are those of the
+  // first tile. Probabilities beyond 1 are as exact as others, as long as Fits().
+  __device__ __forceinline__ void UpdateByFirst(float (&s)[kScores], float scale_log2) {
+    const float offset[2] = {maximum[0] * scale_log2, maximum[1] * scale_log2};
+    float added[2] = {0, 0};
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) {
+      const int r = i / 2 % 2;
+      const float power = fmaf(s[i], scale_log2, -offset[r]);
+      s[i] = Exp2(power);
+      added[r] += s[i];
+    }
+    sum[0] += added[0];
+    sum[1] += added[1];
+  }
+
+  // Before Finish(): whether no probability grew so large that sums and products might overflow.
+  __device__ __forceinline__ bool Fits() const {
+    constexpr float kMost = 1.2676506e30F;  // 2^100
+    return sum[0] < kMost && sum[1] < kMost;
+  }
+
   __device__ __forceinline__ void Finish() {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {

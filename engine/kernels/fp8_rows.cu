@@ -114,12 +114,13 @@ __global__ void __launch_bounds__(kLanes* kRowsPerBlock)
   if (row >= args.rows) {
     return;
   }
-  float x[kPasses][kVector];
-  NormModulateRow(args, row, x);
+  float rows[1][kPasses][kVector];
+  NormModulateRows(args, row, 0, rows);
+  float(&x)[kPasses][kVector] = rows[0];
   float amax = kFp8LeastAmax;
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
-    const int column = pass * kColumnsPerPass + static_cast<int>(threadIdx.x) * kVector;
+    const int column = ColumnOf(pass);
     if (column < args.width) {
       RoundVector(x[pass]);
       amax = LargestOf(x[pass], amax);
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(kLanes* kRowsPerBlock)
   auto* to = static_cast<uint8_t*>(args.y) + row * args.width;
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
-    const int column = pass * kColumnsPerPass + static_cast<int>(threadIdx.x) * kVector;
+    const int column = ColumnOf(pass);
     if (column < args.width) {
       StoreFp8Vector(x[pass], factor, to + column);
     }

@@ -1,4 +1,4 @@
-// The products of gemm_fp8_sm90.h. Compiled once per epilogue and tile: each takes a minute.
+// The products of gemm_fp8_sm90.h. Compiled once per epilogue: each takes a minute.
 #pragma once
 
 #include "engine/kernels/gemm_fp8_sm90.h"
@@ -71,16 +71,9 @@ struct BiasResidual {
 };
 
 template <class Epilogue>
-cudaError_t Launch128x192(const GemmFp8Args& args, cudaStream_t stream) {
-  return Product<float_e4m3_t, Epilogue, cute::Shape<cute::_128, cute::_192, cute::_128>,
-                 cutlass::gemm::KernelTmaWarpSpecializedCooperativeFP8FastAccum,
-                 cutlass::epilogue::TmaWarpSpecializedCooperative>::Launch(args, stream);
-}
-
-template <class Epilogue>
-cudaError_t Launch128x128InTurns(const GemmFp8Args& args, cudaStream_t stream) {
+cudaError_t Launch(const GemmFp8Args& args, cudaStream_t stream) {
   return Product<float_e4m3_t, Epilogue, cute::Shape<cute::_128, cute::_128, cute::_128>,
-                 cutlass::gemm::KernelTmaWarpSpecializedPingpongFP8FastAccum,
+                 gemm_sm90::Pair, cutlass::gemm::KernelTmaWarpSpecializedPingpongFP8FastAccum,
                  cutlass::epilogue::TmaWarpSpecialized>::Launch(args, stream);
 }
 

@@ -4,24 +4,11 @@
 
 #include <cuda_runtime_api.h>
 
-#include <array>
 #include <cstdint>
-#include <string_view>
 
 #include "engine/kernels/gemm_sm90.h"
 
 namespace patchflow {
-
-// Rows x columns of a thread block's tile, both CUTLASS's: two warpgroups share one, or take turns
-// on whole tiles, so that the epilogue of one, which is long beside so short a product, hides
-// behind the other's.
-enum class GemmFp8Tile { k128x192, k128x128InTurns };
-inline constexpr std::array kGemmFp8Tiles = {GemmFp8Tile::k128x192, GemmFp8Tile::k128x128InTurns};
-std::string_view NameOf(GemmFp8Tile tile);
-
-// The one that should be faster; pure. In turns, but where its tiles leave more of their last wave
-// empty than the epilogue is worth: `patchflow-bench gemm` measures both.
-GemmFp8Tile ChooseGemmFp8Tile(int64_t rows, int64_t in, int64_t out);
 
 // Device memory, aligned to 16 bytes; matrices dense and row-major, x and weight e4m3 (OCP 8-bit
 // floating point, without infinities), the others bfloat16. Element x[r, i] stands for
@@ -41,14 +28,15 @@ struct GemmFp8Args {
 };
 
 // Enqueues the product and what GemmEpilogue says of it on `stream`. Persistent thread blocks in
-// pairs that share what they load; no workspace, so a CUDA graph may capture it. Accumulates within
-// the tensor core, which keeps about 14 bits of a sum: over 4608 numbers of either sign that costs
-// less than the rounding to bfloat16 does (a norm of 0.001 beside 0.0017, and 0.037 by rounding the
-// operands to 8 bits), over 4608 of one sign up to 2 % of their sum. Sums kept in full would take
-// as many registers again as the tile. Returns cudaErrorInvalidValue for operands out of the
-// contract. Source: CUTLASS 3's warp-specialised kernels for Hopper, "FP8FastAccum"; on the
-// accumulators, DeepSeek-V3 (arXiv 2412.19437), 3.3.2.
-cudaError_t LaunchGemmFp8Sm90(const GemmFp8Args& args, GemmEpilogue epilogue, GemmFp8Tile tile,
-                              cudaStream_t stream);
+// pairs that share what they load, whose two warpgroups take turns on tiles of 128 x 128, so that
+// the epilogue of one, which is long beside so short a product, hides behind the other's (128 x 192
+// shared by both was slower but for 2048 rows of 4608: by 4 % there); no workspace, so a CUDA graph
+// may capture it. Accumulates within the tensor core, which keeps about 14 bits of a sum: over 4608
+// numbers of either sign that costs less than the rounding to bfloat16 does (a norm of 0.001 beside
+// 0.0017, and 0.037 by rounding the operands to 8 bits), over 4608 of one sign up to 2 % of their
+// sum. Sums kept in full would take as many registers again as the tile. Returns
+// cudaErrorInvalidValue for operands out of the contract. Source: CUTLASS 3's warp-specialised
+// kernels for Hopper, "FP8FastAccum"; on the accumulators, DeepSeek-V3 (arXiv 2412.19437), 3.3.2.
+cudaError_t LaunchGemmFp8Sm90(const GemmFp8Args& args, GemmEpilogue epilogue, cudaStream_t stream);
 
 }  // namespace patchflow

@@ -17,7 +17,6 @@ cudaError_t LaunchOverlapped(const GemmSm90Args& args, GemmEpilogue epilogue, cu
 namespace {
 
 using Tile = std::optional<GemmTile>;
-constexpr Tile kCublas = std::nullopt;
 constexpr Tile k128x192 = GemmTile::k128x192;
 constexpr Tile k128x144 = GemmTile::k128x144;
 constexpr Tile kInTurns = GemmTile::k64x192InTurns;
@@ -39,17 +38,19 @@ struct FastestTiles {
 // how full its last wave is on 132 multiprocessors.
 constexpr std::array kFastest = {
     FastestTiles{
-        1152, 3456, GemmEpilogue::kBias, {k128x144, k128x144, kCublas, kInTurns, kOverlapped}},
-    FastestTiles{
-        1152, 1152, GemmEpilogue::kBias, {kInTurns, k128x144, k128x144, kOverlapped, kInTurns}},
+        1152, 3456, GemmEpilogue::kBias, {k128x144, k128x144, k128x144, k128x192, kOverlapped}},
+    FastestTiles{1152,
+                 1152,
+                 GemmEpilogue::kBias,
+                 {kOverlapped, kOverlapped, k128x144, kOverlapped, k128x192}},
     FastestTiles{1152,
                  1152,
                  GemmEpilogue::kBiasResidual,
-                 {kInTurns, k128x144, k128x144, kOverlapped, k128x192}},
+                 {kOverlapped, k128x144, k128x144, kOverlapped, k128x192}},
     FastestTiles{1152,
                  4608,
                  GemmEpilogue::kBiasGelu,
-                 {k128x144, kOverlapped, kInTurns, kInTurns, kOverlapped}},
+                 {k128x144, kOverlapped, k128x192, k128x192, kOverlapped}},
     FastestTiles{4608,
                  1152,
                  GemmEpilogue::kBiasResidual,
@@ -72,6 +73,19 @@ std::string_view NameOf(GemmTile tile) {
   return "128x192 overlapped";
 }
 
+bool Serves(GemmTile tile, GemmEpilogue epilogue, int64_t in) {
+  switch (tile) {
+    case GemmTile::k64x192InTurns:
+      return epilogue == GemmEpilogue::kBiasResidual;
+    case GemmTile::k128x192Overlapped:
+      return in >= kOverlappedLeastIn;
+    case GemmTile::k128x192:
+    case GemmTile::k128x144:
+      break;
+  }
+  return true;
+}
+
 std::optional<GemmTile> ChooseGemmTile(int64_t rows, int64_t in, int64_t out,
                                        GemmEpilogue epilogue) {
   if (rows < 1 || out < 1) {
@@ -92,9 +106,11 @@ cudaError_t LaunchGemmSm90(const GemmSm90Args& args, GemmEpilogue epilogue, Gemm
   if (args.rows < 1 || args.in < 8 || args.in % 8 != 0 || args.out < 8 || args.out % 8 != 0) {
     return cudaErrorInvalidValue;
   }
+  if (!Serves(tile, epilogue, args.in)) {
+    return cudaErrorInvalidValue;
+  }
   if (tile == GemmTile::k128x192Overlapped) {
-    return args.in < kOverlappedLeastIn ? cudaErrorInvalidValue
-                                        : gemm_sm90::LaunchOverlapped(args, epilogue, stream);
+    return gemm_sm90::LaunchOverlapped(args, epilogue, stream);
   }
   switch (epilogue) {
     case GemmEpilogue::kBias:

@@ -77,12 +77,15 @@ struct BiasResidual {
   }
 };
 
+// Thread blocks that share what they load: tiles one below the other.
+using Pair = Shape<_2, _1, _1>;
+
 // Operand: what x and the weight hold; y and the residual hold Element. EpilogueTile: what the
 // epilogue takes at a time, of which the tile has a whole number.
-template <class Operand, class Epilogue, class Tile, class MainSchedule, class EpilogueSchedule,
+template <class Operand, class Epilogue, class Tile, class Cluster, class MainSchedule,
+          class EpilogueSchedule,
           class EpilogueTile = cutlass::epilogue::collective::EpilogueTileAuto>
 struct Product {
-  using Cluster = Shape<_2, _1, _1>;
   using RowMajor = cutlass::layout::RowMajor;
   using Tree = typename Epilogue::template Tree<Tile>;
   using CollectiveEpilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
@@ -150,14 +153,17 @@ cudaError_t LaunchTile(const GemmSm90Args& args, GemmTile tile, cudaStream_t str
   using TurnsEnd = cutlass::epilogue::TmaWarpSpecialized;
   switch (tile) {
     case GemmTile::k128x192:
-      return Product<Element, Epilogue, Shape<_128, _192, _64>, Shared, SharedEnd>::Launch(args,
-                                                                                           stream);
+      return Product<Element, Epilogue, Shape<_128, _192, _64>, Pair, Shared, SharedEnd>::Launch(
+          args, stream);
     case GemmTile::k128x144:
-      return Product<Element, Epilogue, Shape<_128, _144, _64>, Shared, SharedEnd,
+      return Product<Element, Epilogue, Shape<_128, _144, _64>, Pair, Shared, SharedEnd,
                      Shape<_128, _48>>::Launch(args, stream);
     case GemmTile::k64x192InTurns:
-      return Product<Element, Epilogue, Shape<_64, _192, _64>, Turns, TurnsEnd>::Launch(args,
-                                                                                        stream);
+      if constexpr (std::is_same_v<Epilogue, BiasResidual>) {
+        return Product<Element, Epilogue, Shape<_64, _192, _64>, Pair, Turns, TurnsEnd>::Launch(
+            args, stream);
+      }
+      break;
     case GemmTile::k128x192Overlapped:
       break;
   }

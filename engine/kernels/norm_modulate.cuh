@@ -1,4 +1,4 @@
-// One row of norm_modulate.h by one warp, for the kernels that write it.
+// Rows of norm_modulate.h by one warp, for the kernels that write them.
 #pragma once
 
 #include <type_traits>
@@ -9,7 +9,7 @@
 namespace patchflow {
 
 constexpr int kLanes = 32;
-constexpr int kRowsPerBlock = 4;
+constexpr int kRowsPerBlock = 4;  // Of warps that take one each.
 constexpr int kColumnsPerPass = kLanes * kVector;
 
 __device__ __forceinline__ float SumOverWarp(float x) {
@@ -20,19 +20,19 @@ __device__ __forceinline__ float SumOverWarp(float x) {
   return x;
 }
 
-// The modulated row in float32. A lane holds the columns from kVector * lane on, every
-// kColumnsPerPass; what is
-// beyond the width is left alone.
+// Where a pass of this lane begins.
+__device__ __forceinline__ int ColumnOf(int pass) {
+  return pass * kColumnsPerPass + static_cast<int>(threadIdx.x) * kVector;
+}
+
+// Takes the mean from a row; what it must be multiplied by.
 template <int kPasses>
-__device__ __forceinline__ void NormModulateRow(const NormModulateArgs& args, int64_t row,
-                                                float (&x)[kPasses][kVector]) {
-  const auto* from = static_cast<const __nv_bfloat16*>(args.x) + row * args.width;
+__device__ __forceinline__ float Centre(const NormModulateArgs& args,
+                                        float (&x)[kPasses][kVector]) {
   float sum = 0;
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
-    const int column = pass * kColumnsPerPass + static_cast<int>(threadIdx.x) * kVector;
-    if (column < args.width) {
-      LoadVector(from + column, x[pass]);
+    if (ColumnOf(pass) < args.width) {
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         sum += x[pass][i];
@@ -43,8 +43,7 @@ __device__ __forceinline__ void NormModulateRow(const NormModulateArgs& args, in
   float squares = 0;
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
-    const int column = pass * kColumnsPerPass + static_cast<int>(threadIdx.x) * kVector;
-    if (column < args.width) {
+    if (ColumnOf(pass) < args.width) {
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         x[pass][i] -= mean;
@@ -52,18 +51,45 @@ __device__ __forceinline__ void NormModulateRow(const NormModulateArgs& args, in
       }
     }
   }
-  const float inverse = rsqrtf(SumOverWarp(squares) / static_cast<float>(args.width) + args.eps);
+  return rsqrtf(SumOverWarp(squares) / static_cast<float>(args.width) + args.eps);
+}
+
+// Modulated rows from `first` on in float32, `row_step` apart, as far as there are rows: one
+// reading of the tables serves them all. A lane holds the columns from kVector * lane on, every
+// kColumnsPerPass; what is beyond the width is left alone.
+template <int kPasses, int kRows>
+__device__ __forceinline__ void NormModulateRows(const NormModulateArgs& args, int64_t first,
+                                                 int row_step,
+                                                 float (&x)[kRows][kPasses][kVector]) {
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const int64_t row = first + r * row_step;
+    const auto* from = static_cast<const __nv_bfloat16*>(args.x) + row * args.width;
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      if (row < args.rows && ColumnOf(pass) < args.width) {
+        LoadVector(from + ColumnOf(pass), x[r][pass]);
+      }
+    }
+  }
+  float inverse[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    inverse[r] = Centre(args, x[r]);
+  }
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
-    const int column = pass * kColumnsPerPass + static_cast<int>(threadIdx.x) * kVector;
-    if (column < args.width) {
+    if (ColumnOf(pass) < args.width) {
       float scale[kVector];
       float shift[kVector];
-      LoadVector(args.scale + column, scale);
-      LoadVector(args.shift + column, shift);
+      LoadVector(args.scale + ColumnOf(pass), scale);
+      LoadVector(args.shift + ColumnOf(pass), shift);
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        x[pass][i] = x[pass][i] * inverse * scale[i] + shift[i];
+      for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) {
+          x[r][pass][i] = x[r][pass][i] * inverse[r] * scale[i] + shift[i];
+        }
       }
     }
   }

@@ -139,6 +139,14 @@ __device__ __forceinline__ void StoreBox(const CUtensorMap* map, const void* sou
       "r"(SharedAddress(source)), "r"(column), "r"(row)
       : "memory");
 }
+__device__ __forceinline__ void StoreBox(const CUtensorMap* map, const void* source, int c0, int c1,
+                                         int c2, int c3) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(
+          map),
+      "r"(SharedAddress(source)), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+      : "memory");
+}
 __device__ __forceinline__ void CommitStores() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }

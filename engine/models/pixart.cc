@@ -154,6 +154,9 @@ class PixArt final : public Transformer {
   // Without the layer behind it.
   Tensor SelfAttentionOf(int index, const Tensor& qkv_BSO, const StepContext& context) const;
   // With it, and added to h, which may be in its memory.
+  // h, the same in all branches of an image before block 0, and what self-attention adds to it.
+  Tensor AddSelfAttention(int index, const Tensor& h_BSE, const Modulation& modulation,
+                          const StepContext& context) const;
   Tensor AddTextAttention(int index, const Tensor& h_BSE, const StepContext& context) const;
   Tensor AddAttentionTo(const PixArtText& text, int index, const Tensor& h_BSE,
                         PartialSum& tensor_axis) const;
@@ -294,11 +297,13 @@ Tensor PixArt::Embed(const Tensor& x_BSC, const StepContext& context) const {
   const PixArtConditioning& conditioning = ConditioningOf(context);
   const Tensor positions_SE =
       conditioning.positions_SE.narrow(0, context.span.begin, context.span.size());
-  return ByImage(conditioning.images, x_BSC, [&](const Tensor& own_BSC, int64_t /*n*/) {
-    Tensor h_BSE = embed_(own_BSC.to(dtype_));
-    // In place: added in float32, rounded once.
-    return h_BSE.add_(positions_SE);
-  });
+  const int64_t branches = x_BSC.size(0) / conditioning.images;
+  const Tensor h_NSE = ByImage(conditioning.images, x_BSC.narrow(0, 0, conditioning.images),
+                               [&](const Tensor& own_NSC, int64_t /*n*/) {
+                                 // In place: added in float32, rounded once.
+                                 return embed_(own_NSC.to(dtype_)).add_(positions_SE);
+                               });
+  return h_NSE.unsqueeze(0).expand({branches, -1, -1, -1}).flatten(0, 1);
 }
 
 std::vector<BlockModulation> PixArt::ModulationsOf(BlockRange range,
@@ -324,6 +329,20 @@ Tensor PixArt::SelfAttentionOf(int index, const Tensor& qkv_BSO, const StepConte
   return context.attention
       .Attend({index, context.span, qkv[0], qkv[1], qkv[2], ConditioningOf(context).images})
       .flatten(2);
+}
+
+Tensor PixArt::AddSelfAttention(int index, const Tensor& h_BSE, const Modulation& modulation,
+                                const StepContext& context) const {
+  const Block& block = blocks_[index - held_.begin];
+  const int64_t images = ConditioningOf(context).images;
+  // Branches first differ by the text, so that those of an image share what comes before it.
+  const bool alike = index == 0 && h_BSE.size(0) > images;
+  const Tensor h_bSE = alike ? h_BSE.narrow(0, 0, images) : h_BSE;
+  const Tensor qkv_bSO = layers_->NormedProduct(block.qkv, h_bSE, modulation);
+  const Tensor x_bSI = SelfAttentionOf(index, qkv_bSO, context);
+  const Tensor sum_bSE = layers_->Residual(h_bSE, block.out, x_bSI, modulation.gate_E,
+                                           context.tensor_axis, SumInto::kNew);
+  return alike ? sum_bSE.repeat({h_BSE.size(0) / images, 1, 1}) : sum_bSE;
 }
 
 Tensor PixArt::AddTextAttention(int index, const Tensor& h_BSE, const StepContext& context) const {
@@ -356,15 +375,11 @@ Tensor PixArt::RunBlocks(BlockRange range, Tensor h_BSE, const StepContext& cont
     return h_BSE;
   }
   const std::vector<BlockModulation> modulations = ModulationsOf(range, context);
-  PartialSum& sum = context.tensor_axis;
   for (int i = range.begin; i < range.end; ++i) {
-    const Block& block = blocks_[i - held_.begin];
     const auto& [attention, mlp] = modulations[i - range.begin];
-    const Tensor qkv_BSO = layers_->NormedProduct(block.qkv, h_BSE, attention);
-    const Tensor x_BSI = SelfAttentionOf(i, qkv_BSO, context);
-    h_BSE = layers_->Residual(h_BSE, block.out, x_BSI, attention.gate_E, sum, SumInto::kNew);
+    h_BSE = AddSelfAttention(i, h_BSE, attention, context);
     h_BSE = AddTextAttention(i, h_BSE, context);
-    h_BSE = layers_->Mlp(h_BSE, block.mlp, mlp, sum);
+    h_BSE = layers_->Mlp(h_BSE, blocks_[i - held_.begin].mlp, mlp, context.tensor_axis);
   }
   return h_BSE;
 }

@@ -166,8 +166,7 @@ class Fp8Layers final : public PixArtLayers {
     args.rows = static_cast<int>(rows);
     args.in = static_cast<int>(weight.in);
     args.out = static_cast<int>(weight.out);
-    C10_CUDA_CHECK(LaunchGemmFp8Sm90(args, epilogue, ChooseGemmFp8Tile(rows, weight.in, weight.out),
-                                     at::cuda::getCurrentCUDAStream()));
+    C10_CUDA_CHECK(LaunchGemmFp8Sm90(args, epilogue, at::cuda::getCurrentCUDAStream()));
   }
 
   float norm_eps_;

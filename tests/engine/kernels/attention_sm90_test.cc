@@ -101,33 +101,48 @@ INSTANTIATE_TEST_SUITE_P(
                                          Shape(2, 16, 4096, 4096), Shape(1, 5, 333, 2500)),
                        ::testing::ValuesIn(kAttentionSm90Schedules)));
 
+INSTANTIATE_TEST_SUITE_P(
+    FewKeys, AttentionSm90Test,
+    ::testing::Combine(::testing::Values(Shape(1, 1, 1, 1), Shape(1, 1, 64, 128),
+                                         Shape(2, 3, 65, 127), Shape(1, 2, 129, 64),
+                                         Shape(2, 16, 1000, 120), Shape(2, 16, 4096, 120),
+                                         Shape(1, 4, 16384, 77), Shape(9, 16, 333, 120),
+                                         Shape(20, 16, 70, 9)),
+                       ::testing::Values(AttentionSm90Schedule::kFewKeys)));
+
 // Padding of the caption, as cross-attention has it.
-class AttentionSm90BiasTest : public ::testing::TestWithParam<int> {};
+using Padded = std::tuple<int, int, AttentionSm90Schedule>;  // Queries, keys.
+class AttentionSm90BiasTest : public ::testing::TestWithParam<Padded> {};
 
 TEST_P(AttentionSm90BiasTest, AddsWhatAKeyIsGiven) {
   at::manual_seed(29);
-  const int keys = GetParam();
-  const Tensor q = Random({2, 500, 3, 72});
+  const auto [queries, keys, schedule] = GetParam();
+  const Tensor q = Random({2, queries, 3, 72});
   const Tensor k = Random({2, keys, 3, 72});
   const Tensor v = Random({2, keys, 3, 72});
   const Tensor padded = Random({2, keys + 5});
   const Tensor bias = padded.narrow(1, 0, keys);
   bias.narrow(1, keys / 2, keys - keys / 2).select(0, 1).fill_(-10000);
   const Tensor o = at::full_like(q, std::numeric_limits<float>::quiet_NaN());
-  const Tensor lse = at::empty({2, 3, 500}, q.options().dtype(at::kFloat));
+  const Tensor lse = at::empty({2, 3, queries}, q.options().dtype(at::kFloat));
   AttentionSm90Args args = ArgsOf(q, k, v, 0.1178, o, lse);
   args.key_bias = bias.const_data_ptr();
   args.key_bias_stride = bias.stride(0);
-  ASSERT_EQ(
-      LaunchAttentionSm90(args, {AttentionSm90Schedule::kTwo}, at::cuda::getCurrentCUDAStream()),
-      cudaSuccess);
+  ASSERT_EQ(LaunchAttentionSm90(args, {schedule}, at::cuda::getCurrentCUDAStream()), cudaSuccess);
   const Tensor added = bias.to(at::kDouble).unsqueeze(1).unsqueeze(1);
   const Result reference = Reference(q, k, v, 0.1178, added);
   EXPECT_LT(RelativeError(o, reference.o_BSHD), 6e-3);
   EXPECT_LT(RelativeError(lse, reference.lse_BHS), 1e-4);
 }
 
-INSTANTIATE_TEST_SUITE_P(Lengths, AttentionSm90BiasTest, ::testing::Values(2, 77, 120, 128, 300));
+INSTANTIATE_TEST_SUITE_P(Lengths, AttentionSm90BiasTest,
+                         ::testing::Combine(::testing::Values(500, 3000),
+                                            ::testing::Values(2, 77, 120, 128, 300),
+                                            ::testing::Values(AttentionSm90Schedule::kTwo)));
+INSTANTIATE_TEST_SUITE_P(FewKeys, AttentionSm90BiasTest,
+                         ::testing::Combine(::testing::Values(500, 3000, 20000),
+                                            ::testing::Values(2, 77, 120, 128),
+                                            ::testing::Values(AttentionSm90Schedule::kFewKeys)));
 
 // A race would show as a difference: nothing else is random.
 TEST(AttentionSm90Test, GivesTheSameBitsEveryTime) {
@@ -148,6 +163,14 @@ TEST(AttentionSm90Test, GivesTheSameBitsEveryTime) {
   }
 }
 
+TEST(AttentionSm90Test, RefusesMoreThanFewKeys) {
+  const Tensor x = Random({1, 129, 1, 72});
+  const Tensor lse = at::empty({1, 1, 129}, x.options().dtype(at::kFloat));
+  const AttentionSm90Args args = ArgsOf(x, x, x, 0.1, at::empty_like(x), lse);
+  EXPECT_EQ(LaunchAttentionSm90(args, {AttentionSm90Schedule::kFewKeys}, nullptr),
+            cudaErrorInvalidValue);
+}
+
 TEST(AttentionSm90Test, ReadsSlicesOfOneProduct) {
   at::manual_seed(3);
   const Tensor qkv = Random({2, 300, 3, 4, 72});
@@ -158,14 +181,50 @@ TEST(AttentionSm90Test, ReadsSlicesOfOneProduct) {
   EXPECT_LT(RelativeError(ours.o_BSHD, Reference(q, k, v, 0.1).o_BSHD), 6e-3);
 }
 
+// The tilings that go over several tiles of keys.
+std::vector<AttentionSm90Tiling> LongTilings() {
+  std::vector<AttentionSm90Tiling> tilings = {{AttentionSm90Schedule::kThree, 1, 2}};
+  for (const AttentionSm90Schedule schedule : kAttentionSm90Schedules) {
+    tilings.push_back({schedule});
+  }
+  return tilings;
+}
+
 TEST(AttentionSm90Test, LargeScoresDoNotOverflow) {
   at::manual_seed(5);
   const Tensor q = Random({1, 130, 2, 72}) * 30;
   const Tensor k = Random({1, 300, 2, 72}) * 30;
   const Tensor v = Random({1, 300, 2, 72});
-  const Result ours = Attend(q, k, v, 0.1178, {AttentionSm90Schedule::kTwoPaired});
-  EXPECT_TRUE(at::isfinite(ours.o_BSHD).all().item<bool>());
-  EXPECT_LT(RelativeError(ours.o_BSHD, Reference(q, k, v, 0.1178).o_BSHD), 6e-3);
+  for (const AttentionSm90Tiling& tiling : LongTilings()) {
+    const Result ours = Attend(q, k, v, 0.1178, tiling);
+    EXPECT_TRUE(at::isfinite(ours.o_BSHD).all().item<bool>()) << NameOf(tiling);
+    EXPECT_LT(RelativeError(ours.o_BSHD, Reference(q, k, v, 0.1178).o_BSHD), 6e-3)
+        << NameOf(tiling);
+  }
+}
+
+// Keys that matter more the later they come: by powers of two that still fit in what is relative to
+// the first tile, and by more, of one query alone.
+TEST(AttentionSm90Test, MaximaMayGrowFromTileToTile) {
+  for (const double most : {10.0, 60.0, 95.0, 105.0, 140.0, 2000.0}) {
+    at::manual_seed(43);
+    Tensor q = Random({1, 500, 2, 72});
+    const Tensor k = Random({1, 1000, 2, 72}) * 0.1;
+    const Tensor v = Random({1, 1000, 2, 72});
+    q.select(3, 0).fill_(0);
+    q.select(1, 377).select(2, 0).fill_(1);
+    const Tensor growth = at::linspace(0, most * 0.6931, 1000, q.options());
+    k.select(3, 0).copy_(growth.view({1, 1000, 1}));
+    const Result reference = Reference(q, k, v, 1);
+    for (const AttentionSm90Tiling& tiling : LongTilings()) {
+      const Result ours = Attend(q, k, v, 1, tiling);
+      EXPECT_LT(RelativeError(ours.o_BSHD, reference.o_BSHD), 6e-3) << NameOf(tiling) << most;
+      EXPECT_LT(RelativeError(ours.lse_BHS, reference.lse_BHS), 1e-4) << NameOf(tiling) << most;
+      const auto of_one = [](const Tensor& o_BSHD) { return o_BSHD.select(1, 377); };
+      EXPECT_LT(RelativeError(of_one(ours.o_BSHD), of_one(reference.o_BSHD)), 1e-2)
+          << NameOf(tiling) << most;
+    }
+  }
 }
 
 using Split = std::tuple<Shape, int, int>;  // Blocks, pieces.
@@ -224,6 +283,10 @@ TEST(AttentionSm90Test, ChoosesTheTilingThatEndsFirst) {
   biased.batch = biased.heads = biased.queries = biased.keys = 4096;
   biased.key_bias = &biased;
   EXPECT_EQ(NameOf(ChooseAttentionSm90Tiling(biased, 132)), "two");
+  biased.keys = 120;
+  EXPECT_EQ(NameOf(ChooseAttentionSm90Tiling(biased, 132)), "few keys");
+  EXPECT_EQ(Choice(2, 1024, 128), "few keys");
+  EXPECT_EQ(Choice(2, 1024, 129), "two paired");
 }
 
 TEST(AttentionSm90Test, RefusesSplitsThatAreNoneOfItsOwn) {

@@ -94,20 +94,19 @@ double RelativeError(const Tensor& ours, const Tensor& reference) {
 }
 
 using Sizes = std::tuple<int, int, int>;
-using Case = std::tuple<Sizes, GemmEpilogue, GemmFp8Tile>;
+using Case = std::tuple<Sizes, GemmEpilogue>;
 class GemmFp8Sm90Test : public ::testing::TestWithParam<Case> {};
 
 TEST_P(GemmFp8Sm90Test, EqualsDoublePrecisionOfItsOperands) {
   at::manual_seed(71);
-  const auto [sizes, epilogue, tile] = GetParam();
+  const auto [sizes, epilogue] = GetParam();
   const auto [rows, in, out] = sizes;
   const Operands t(rows, in, out);
   const Tensor y = t.Poisoned();
-  ASSERT_EQ(LaunchGemmFp8Sm90(t.Args(y), epilogue, tile, at::cuda::getCurrentCUDAStream()),
-            cudaSuccess);
+  ASSERT_EQ(LaunchGemmFp8Sm90(t.Args(y), epilogue, at::cuda::getCurrentCUDAStream()), cudaSuccess);
   const double error = RelativeError(y, Reference(t, epilogue));
   RecordProperty("error", std::to_string(error));
-  EXPECT_LT(error, kTolerance) << NameOf(tile);
+  EXPECT_LT(error, kTolerance);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -118,42 +117,37 @@ INSTANTIATE_TEST_SUITE_P(
                                          Sizes(4097, 4608, 1152), Sizes(300, 224, 672),
                                          Sizes(130, 896, 224), Sizes(2500, 1168, 1208)),
                        ::testing::Values(GemmEpilogue::kBias, GemmEpilogue::kBiasGelu,
-                                         GemmEpilogue::kBiasResidual),
-                       ::testing::ValuesIn(kGemmFp8Tiles)));
+                                         GemmEpilogue::kBiasResidual)));
 
-class GemmFp8Sm90TileTest : public ::testing::TestWithParam<GemmFp8Tile> {
- protected:
-  void Run(const GemmFp8Args& args, GemmEpilogue epilogue) {
-    ASSERT_EQ(LaunchGemmFp8Sm90(args, epilogue, GetParam(), at::cuda::getCurrentCUDAStream()),
-              cudaSuccess);
-  }
-};
+void Multiply(const GemmFp8Args& args, GemmEpilogue epilogue) {
+  ASSERT_EQ(LaunchGemmFp8Sm90(args, epilogue, at::cuda::getCurrentCUDAStream()), cudaSuccess);
+}
 
 // Each row against its own size: a scale of another row would show.
-TEST_P(GemmFp8Sm90TileTest, ScalesEveryRowAndColumnByItsOwn) {
+TEST(GemmFp8Sm90ProductTest, ScalesEveryRowAndColumnByItsOwn) {
   at::manual_seed(72);
   const Tensor size = at::exp2(at::rand({777, 1}, kGpu) * 30 - 15);
   Operands t((at::randn({777, 1152}, kGpu) * size).to(at::kBFloat16), 1208);
   t.weight.scale.mul_(at::exp2(at::rand({1208}, kGpu) * 30 - 15));
   GemmFp8Args args = t.Args(t.residual);
   args.bias = nullptr;
-  Run(args, GemmEpilogue::kBias);
+  Multiply(args, GemmEpilogue::kBias);
   const Tensor reference = at::mm(t.x.Wide(), t.weight.Wide().t());
   const Tensor error = (Wide(t.residual) - reference).abs();
   EXPECT_LT((error.norm(2, 1) / reference.norm(2, 1)).max().item<double>(), 3 * kTolerance);
   EXPECT_LT((error.norm(2, 0) / reference.norm(2, 0)).max().item<double>(), 3 * kTolerance);
 }
 
-TEST_P(GemmFp8Sm90TileTest, RowsOfZerosGiveTheBias) {
+TEST(GemmFp8Sm90ProductTest, RowsOfZerosGiveTheBias) {
   const Operands t(at::zeros({200, 1152}, kGpu.dtype(at::kBFloat16)), 1152);
   const Tensor y = t.Poisoned();
-  Run(t.Args(y), GemmEpilogue::kBias);
+  Multiply(t.Args(y), GemmEpilogue::kBias);
   EXPECT_TRUE(at::equal(y, t.bias.expand_as(y)));
 }
 
 // The worst for sums of 14 bits: of one sign, and of 448 times 448 each, 1.4 and 2.1 % off on an
 // H200. One number is 10^30.
-TEST_P(GemmFp8Sm90TileTest, TheLargestNumbersStayFiniteAndNear) {
+TEST(GemmFp8Sm90ProductTest, TheLargestNumbersStayFiniteAndNear) {
   for (const auto& [in, tolerance] : {std::pair{1152, 2e-2}, std::pair{4608, 3e-2}}) {
     Tensor x = at::ones({130, in}, kGpu.dtype(at::kBFloat16));
     x[5][in - 100] = 1e30;
@@ -161,22 +155,22 @@ TEST_P(GemmFp8Sm90TileTest, TheLargestNumbersStayFiniteAndNear) {
     t.weight = Quantised(at::ones({1152, in}, kGpu.dtype(at::kBFloat16)));
     GemmFp8Args args = t.Args(t.residual);
     args.bias = nullptr;
-    Run(args, GemmEpilogue::kBias);
+    Multiply(args, GemmEpilogue::kBias);
     const Tensor reference = at::mm(t.x.Wide(), t.weight.Wide().t());
     EXPECT_LT(((Wide(t.residual) - reference) / reference).abs().max().item<double>(), tolerance)
         << in;
   }
 }
 
-TEST_P(GemmFp8Sm90TileTest, AddsToTheResidualInPlace) {
+TEST(GemmFp8Sm90ProductTest, AddsToTheResidualInPlace) {
   at::manual_seed(73);
   const Operands t(1000, 1152, 1152);
   const Tensor reference = Reference(t, GemmEpilogue::kBiasResidual);
-  Run(t.Args(t.residual), GemmEpilogue::kBiasResidual);
+  Multiply(t.Args(t.residual), GemmEpilogue::kBiasResidual);
   EXPECT_LT(RelativeError(t.residual, reference), kTolerance);
 }
 
-TEST_P(GemmFp8Sm90TileTest, WorksWithoutBiasAndGate) {
+TEST(GemmFp8Sm90ProductTest, WorksWithoutBiasAndGate) {
   at::manual_seed(74);
   const Operands t(500, 1152, 1152);
   const Tensor y = t.Poisoned();
@@ -184,39 +178,22 @@ TEST_P(GemmFp8Sm90TileTest, WorksWithoutBiasAndGate) {
   args.bias = nullptr;
   args.gate = nullptr;
   const Tensor product = at::mm(t.x.Wide(), t.weight.Wide().t());
-  Run(args, GemmEpilogue::kBiasResidual);
+  Multiply(args, GemmEpilogue::kBiasResidual);
   EXPECT_LT(RelativeError(y, Wide(t.residual) + product), kTolerance);
-  Run(args, GemmEpilogue::kBiasGelu);
+  Multiply(args, GemmEpilogue::kBiasGelu);
   EXPECT_LT(RelativeError(y, at::gelu(product, "tanh")), kTolerance);
 }
 
 // A race would show as a difference: nothing else is random.
-TEST_P(GemmFp8Sm90TileTest, GivesTheSameBitsEveryTime) {
+TEST(GemmFp8Sm90ProductTest, GivesTheSameBitsEveryTime) {
   at::manual_seed(75);
   const Operands t(8192, 1152, 1152);
   const Tensor first = t.Poisoned();
-  Run(t.Args(first), GemmEpilogue::kBiasResidual);
+  Multiply(t.Args(first), GemmEpilogue::kBiasResidual);
   for (int i = 0; i < 20; ++i) {
     const Tensor again = t.Poisoned();
-    Run(t.Args(again), GemmEpilogue::kBiasResidual);
+    Multiply(t.Args(again), GemmEpilogue::kBiasResidual);
     ASSERT_TRUE(at::equal(again, first));
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(Tiles, GemmFp8Sm90TileTest, ::testing::ValuesIn(kGemmFp8Tiles));
-
-// As measured at these rows; in between by how full the last wave is.
-TEST(GemmFp8Sm90ChoiceTest, TakesTheFasterTile) {
-  const auto chosen = [](int64_t rows, int64_t in, int64_t out) {
-    return std::string(NameOf(ChooseGemmFp8Tile(rows, in, out)));
-  };
-  EXPECT_EQ(chosen(2048, 4608, 1152), "fp8 128x192");
-  for (const int64_t rows : {2048, 8192, 32768}) {
-    EXPECT_EQ(chosen(rows, 1152, 3456), "fp8 128x128 in turns") << rows;
-    EXPECT_EQ(chosen(rows, 1152, 4608), "fp8 128x128 in turns") << rows;
-    EXPECT_EQ(chosen(rows, 1152, 1152), "fp8 128x128 in turns") << rows;
-    if (rows == 2048) continue;
-    EXPECT_EQ(chosen(rows, 4608, 1152), "fp8 128x128 in turns") << rows;
   }
 }
 
@@ -225,8 +202,7 @@ TEST(GemmFp8Sm90RefusalTest, FeaturesThatAreNotWholeVectorsAndScalesThatAreMissi
   const auto refused = [&](auto change) {
     GemmFp8Args args = t.Args(t.residual);
     change(args);
-    return LaunchGemmFp8Sm90(args, GemmEpilogue::kBias, GemmFp8Tile::k128x192, nullptr) ==
-           cudaErrorInvalidValue;
+    return LaunchGemmFp8Sm90(args, GemmEpilogue::kBias, nullptr) == cudaErrorInvalidValue;
   };
   EXPECT_TRUE(refused([](GemmFp8Args& args) { args.in = 24; }));
   EXPECT_TRUE(refused([](GemmFp8Args& args) { args.out = 12; }));

@@ -72,7 +72,7 @@ TEST_P(GemmSm90Test, EqualsDoublePrecisionToOneRounding) {
   const auto [rows, in, out] = sizes;
   const Operands t(rows, in, out);
   const Tensor y = t.Poisoned();
-  if (tile == GemmTile::k128x192Overlapped && in < kOverlappedLeastIn) {
+  if (!Serves(tile, epilogue, in)) {
     EXPECT_EQ(LaunchGemmSm90(t.Args(y), epilogue, tile, at::cuda::getCurrentCUDAStream()),
               cudaErrorInvalidValue);
     return;
@@ -115,6 +115,10 @@ TEST_P(GemmSm90TileTest, WorksWithoutBiasAndGate) {
   const Tensor product = at::mm(Wide(t.x), Wide(t.weight).t());
   ASSERT_EQ(LaunchGemmSm90(args, GemmEpilogue::kBiasResidual, GetParam(), stream), cudaSuccess);
   EXPECT_LT(RelativeError(y, Wide(t.residual) + product), 3e-3);
+  if (!Serves(GetParam(), GemmEpilogue::kBias, args.in)) {
+    EXPECT_EQ(LaunchGemmSm90(args, GemmEpilogue::kBias, GetParam(), stream), cudaErrorInvalidValue);
+    return;
+  }
   ASSERT_EQ(LaunchGemmSm90(args, GemmEpilogue::kBias, GetParam(), stream), cudaSuccess);
   EXPECT_LT(RelativeError(y, product), 3e-3);
   ASSERT_EQ(LaunchGemmSm90(args, GemmEpilogue::kBiasGelu, GetParam(), stream), cudaSuccess);
@@ -151,15 +155,16 @@ TEST(GemmSm90ChoiceTest, TakesWhatWasMeasuredFastest) {
   const auto qkv = [](int64_t rows) { return Chosen(rows, 1152, 3456, GemmEpilogue::kBias); };
   EXPECT_EQ(qkv(1), "128x144");
   EXPECT_EQ(qkv(2048), "128x144");
-  EXPECT_EQ(qkv(4096), "cuBLASLt");
-  EXPECT_EQ(qkv(8192), "64x192 in turns");
-  EXPECT_EQ(qkv(16384), "64x192 in turns");
+  EXPECT_EQ(qkv(4096), "128x144");
+  EXPECT_EQ(qkv(8192), "128x192");
+  EXPECT_EQ(qkv(16384), "128x192");
   EXPECT_EQ(qkv(16385), "128x192 overlapped");
   EXPECT_EQ(qkv(1000000), "128x192 overlapped");
   EXPECT_EQ(Chosen(8192, 1152, 1152, GemmEpilogue::kBias), "128x192 overlapped");
   EXPECT_EQ(Chosen(8192, 1152, 1152, GemmEpilogue::kBiasResidual), "128x192 overlapped");
-  EXPECT_EQ(Chosen(8192, 1152, 4608, GemmEpilogue::kBiasGelu), "64x192 in turns");
+  EXPECT_EQ(Chosen(8192, 1152, 4608, GemmEpilogue::kBiasGelu), "128x192");
   EXPECT_EQ(Chosen(8192, 4608, 1152, GemmEpilogue::kBiasResidual), "128x192");
+  EXPECT_EQ(Chosen(1024, 4608, 1152, GemmEpilogue::kBiasResidual), "64x192 in turns");
   EXPECT_EQ(Chosen(8192, 1152, 1728, GemmEpilogue::kBias), "128x192");
   EXPECT_EQ(Chosen(0, 1152, 3456, GemmEpilogue::kBias), "cuBLASLt");
 }

@@ -36,7 +36,7 @@ struct Golden {
   explicit Golden(const std::string& variant)
       : file("pixart/expected.safetensors"), name(variant), latents(Get("x")) {
     grid = {latents.size(2) / 2, latents.size(3) / 2};
-    prompt = {Get("text"), Get("mask")};
+    prompt = {Get("text"), Get("mask"), latents.size(0)};  // Other latents in every row.
     timesteps = {Get("timestep").item<double>()};
   }
   Tensor Get(const std::string& what) const { return file.Get(name + "." + what); }
@@ -114,6 +114,33 @@ TEST_P(PixArtVariant, EmbedsAndRunsOneBlockAsDiffusersDoes) {
   EXPECT_LT(RelativeDifference(run.Embed(ToTokens(golden.latents)), golden.Get("block_in")), 2e-6);
   EXPECT_LT(RelativeDifference(run.Blocks({0, 1}, golden.Get("block_in")), golden.Get("block_out")),
             5e-6);
+}
+
+// Up to the first text, the branches of an image are one.
+TEST_F(PixArtTest, BranchesShareWhatComesBeforeTheText) {
+  struct CountedRows final : SelfAttention {
+    Tensor Attend(const AttentionInput& in) override {
+      rows.push_back(in.q_BSHD.size(0));
+      return LocalAttention().Attend(in);
+    }
+    std::vector<int64_t> rows;
+  } counted;
+  Golden golden("alpha");
+  const auto transformer = LoadOrDie(Tiny("alpha"));
+  const Tensor x_1SC = ToTokens(golden.latents).narrow(0, 0, 1);
+  const Prompt both = golden.prompt;
+  const auto of_branch = [&](int64_t b) {
+    golden.prompt = {both.text_BLD.narrow(0, b, 1), both.mask_BL.narrow(0, b, 1), 1};
+    return Passes(*transformer, golden).Forward(x_1SC);
+  };
+  const Tensor apart = at::cat({of_branch(0), of_branch(1)});
+  golden.prompt = {both.text_BLD, both.mask_BL, 1};
+  Passes together(*transformer, golden);
+  together.Use(counted);
+  EXPECT_LT(RelativeDifference(together.Forward(x_1SC.repeat({2, 1, 1})), apart), 1e-6);
+  std::vector<int64_t> expected(transformer->config().num_blocks, 2);
+  expected[0] = 1;
+  EXPECT_EQ(counted.rows, expected);
 }
 
 INSTANTIATE_TEST_SUITE_P(Tiny, PixArtVariant,
@@ -319,7 +346,8 @@ TEST_F(PixArtTest, EveryStepTakesItsOwnRow) {
 }
 
 TEST_F(PixArtTest, ConditioningsOfAFewStepsHaveOneShapeAndCanBeCopied) {
-  const Golden golden("alpha");
+  Golden golden("alpha");
+  golden.prompt.images = 1;
   const auto transformer = LoadOrDie(Tiny("alpha"));
   const auto two = transformer->Prepare(golden.prompt, golden.grid, {10, 0}, {});
   const auto many = transformer->Prepare(golden.prompt, golden.grid, std::vector<double>(64), {});
@@ -334,6 +362,7 @@ TEST_F(PixArtTest, ConditioningsOfAFewStepsHaveOneShapeAndCanBeCopied) {
 
 TEST_F(PixArtTest, LeavesOutOnlyThePaddingThatNoRowLooksAt) {
   Golden golden("sigma");  // Of 11 tokens its rows look at 1 and 9.
+  golden.prompt.images = 1;
   const auto transformer = LoadOrDie(Tiny("sigma"));
   const auto text_tokens = [&] {
     return transformer->Prepare(golden.prompt, golden.grid, {0}, {})->tensors().back().size(1);
