@@ -2,30 +2,22 @@
 // send: NCCL between GPUs, threads over host memory on CPUs.
 #include <ATen/ATen.h>
 
-#include <exception>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <thread>
-#include <utility>
 #include <vector>
 
 #include "bench/commands.h"
 #include "bench/marks.h"
+#include "bench/rank_threads.h"
 #include "bench/report.h"
 #include "engine/device.h"
-#include "parallel/local_communicator.h"
-#include "parallel/world.h"
-
-#ifdef PATCHFLOW_CUDA
-#include "parallel/nccl_world.h"
-#endif
 
 namespace patchflow {
 namespace {
 
 constexpr double kMegabyte = 1e6;
+constexpr absl::Duration kLimit = absl::Minutes(5);
 
 struct Options {
   int ranks = 0;
@@ -75,23 +67,6 @@ double MeasureMs(Communicator& ranks, const Operation& operation, double size_mb
   return marks->Between().front() / repeats.measured;
 }
 
-std::vector<std::unique_ptr<World>> MakeWorlds(const CommonOptions& common, int ranks,
-                                               const std::vector<at::Device>& devices) {
-  std::vector<std::unique_ptr<World>> worlds;
-#ifdef PATCHFLOW_CUDA
-  if (common.on_cuda()) {
-    for (auto& world : NcclWorld::Join(NcclWorld::MakeId(), ranks, 0, devices, {})) {
-      worlds.push_back(std::move(world));
-    }
-    return worlds;
-  }
-#endif
-  static_cast<void>(common);
-  static_cast<void>(devices);
-  for (auto& world : LocalWorld::Make(ranks, {})) worlds.push_back(std::move(world));
-  return worlds;
-}
-
 int RanksFor(const CommonOptions& common, const Options& options) {
   if (!common.on_cuda()) return options.ranks == 0 ? 2 : options.ranks;
   const int gpus = CudaDeviceCount();
@@ -104,18 +79,17 @@ int RanksFor(const CommonOptions& common, const Options& options) {
 }
 
 // Every rank measures; the first reports.
-void MeasureAll(World& world, at::Device device, const CommonOptions& common,
-                const std::vector<double>& sizes_mb, Report* report) {
-  const DeviceThread thread(DeviceThread::MakeStream(device));
-  const std::unique_ptr<Communicator> ranks = world.Split(0, "link");
+void MeasureAll(const RankThread& rank, const Repeats& repeats, const std::vector<double>& sizes_mb,
+                Report& report) {
+  const std::unique_ptr<Communicator> ranks = rank.world.Split(0, "link");
   for (const double size_mb : sizes_mb) {
     nlohmann::json row = {{"size_mb", size_mb}};
     for (const Operation& operation : kOperations) {
-      const double ms = MeasureMs(*ranks, operation, size_mb, device, common.repeats);
+      const double ms = MeasureMs(*ranks, operation, size_mb, rank.device, repeats);
       row[std::string(operation.name) + " us"] = ms * 1e3;
       row[std::string(operation.name) + " GB/s"] = size_mb / ms;
     }
-    if (report != nullptr) report->Row(row);
+    if (ranks->rank() == 0) report.Row(row);
   }
 }
 
@@ -135,30 +109,11 @@ void Run(const CommonOptions& common, Options options) {
     options.sizes_mb = common.on_cuda() ? std::vector<double>{0.01, 1, 9.4, 18.9, 75, 512}
                                         : std::vector<double>{0.01, 1};
   }
-  std::vector<at::Device> devices;
-  for (int rank = 0; rank < ranks; ++rank) {
-    devices.push_back(common.on_cuda() ? at::Device(at::kCUDA, static_cast<int8_t>(rank))
-                                       : at::Device(at::kCPU));
-  }
-  Report report("link", devices.front(), std::to_string(ranks) + " ranks, bfloat16", Columns());
-  const auto worlds = MakeWorlds(common, ranks, devices);
-  std::mutex mutex;
-  std::exception_ptr fault;
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < ranks; ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        MeasureAll(*worlds[rank], devices[rank], common, options.sizes_mb,
-                   rank == 0 ? &report : nullptr);
-      } catch (const std::exception& error) {
-        worlds[rank]->Abort(error.what());
-        const std::lock_guard lock(mutex);
-        if (!fault) fault = std::current_exception();
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  if (fault) std::rethrow_exception(fault);
+  const at::Device device = common.at_device();
+  Report report("link", device, std::to_string(ranks) + " ranks, bfloat16", Columns());
+  RunOnRanks(device.type(), ranks, kLimit, [&](const RankThread& rank) {
+    MeasureAll(rank, common.repeats, options.sizes_mb, report);
+  });
   report.Write(common.json);
 }
 

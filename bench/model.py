@@ -124,9 +124,12 @@ class Model:
 
     def _stages_ms(self, layout: Layout, tokens: float) -> list:
         """Each stage's time for a patch."""
+        part = tokens / layout.patches
+        return [self._blocks_ms(layout, part, tokens, count, True) for count in self._stage_blocks(layout)]
+
+    def _stage_blocks(self, layout: Layout) -> list:
         most, left = divmod(self.shape.blocks, layout.pipefusion)
-        counts = [most + (stage < left) for stage in range(layout.pipefusion)]
-        return [self._blocks_ms(layout, tokens / layout.patches, tokens, count, True) for count in counts]
+        return [most + (stage < left) for stage in range(layout.pipefusion)]
 
     def _cycle_ms(self, layout: Layout, tokens: float) -> float:
         stages = self._stages_ms(layout, tokens)
@@ -155,12 +158,18 @@ class Model:
         per_block = sum(sent_bytes(*exchange) for exchange in self._block_exchanges(layout, mine))
         keys_values = 2 * self._activation_bytes(mine, layout) / layout.tensor
         per_block += (layout.distrifusion - 1) * keys_values + (layout.ring - 1) * keys_values
-        sent = -(-self.shape.blocks // layout.pipefusion) * per_block
+        # Two of the three sums of the tensor axis are of text and MLP.
+        behind_text = 2 * sent_bytes("all-reduce", self._activation_bytes(mine, layout), layout.tensor)
+        before_text = per_block - (behind_text if layout.tensor > 1 else 0)
+        stages = [count * per_block for count in self._stage_blocks(layout)]
+        stages[0] -= before_text * (1 - 1 / self._batch(layout))  # Until then the branches of an image are one.
+        noise = mine * NOISE_BYTES
         if layout.pipefusion > 1:
-            sent += self._activation_bytes(mine, layout)
-        elif layout.guidance > 1:  # Stages: the last sends this instead of activations, and so less.
-            sent += mine * NOISE_BYTES
-        return sent / 1e6
+            hop = self._activation_bytes(mine, layout)
+            stages = [sent + hop for sent in stages[:-1]] + [stages[-1] + noise]
+        if layout.guidance > 1:
+            stages[-1] += noise
+        return max(stages) / 1e6
 
 
 def roofs_of_folder(folder: pathlib.Path | None, p2p: bool = True) -> Roofs:

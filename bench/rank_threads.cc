@@ -15,7 +15,10 @@
 #include "absl/strings/str_cat.h"
 #include "engine/device.h"
 #include "parallel/local_communicator.h"
+
+#ifdef PATCHFLOW_CUDA
 #include "parallel/nccl_world.h"
+#endif
 
 namespace patchflow {
 namespace {
@@ -57,6 +60,17 @@ std::vector<std::unique_ptr<World>> AsWorlds(std::vector<std::unique_ptr<Kind>> 
   return worlds;
 }
 
+std::vector<std::unique_ptr<World>> Join(const std::vector<at::Device>& devices,
+                                         absl::Duration limit) {
+  const int ranks = static_cast<int>(devices.size());
+#ifdef PATCHFLOW_CUDA
+  if (devices.front().is_cuda()) {
+    return AsWorlds(NcclWorld::Join(NcclWorld::MakeId(), ranks, 0, devices, {.timeout = limit}));
+  }
+#endif
+  return AsWorlds(LocalWorld::Make(ranks, {.timeout = limit}));
+}
+
 }  // namespace
 
 void RunOnRanks(at::DeviceType type, int ranks, absl::Duration limit,
@@ -68,10 +82,7 @@ void RunOnRanks(at::DeviceType type, int ranks, absl::Duration limit,
   }
   auto run = std::make_shared<Run>();
   run->fn = fn;
-  run->worlds =
-      type == at::kCUDA
-          ? AsWorlds(NcclWorld::Join(NcclWorld::MakeId(), ranks, 0, devices, {.timeout = limit}))
-          : AsWorlds(LocalWorld::Make(ranks, {.timeout = limit}));
+  run->worlds = Join(devices, limit);
   run->running = devices.size();
   std::vector<std::thread> threads;
   for (size_t rank = 0; rank < devices.size(); ++rank) {

@@ -38,7 +38,7 @@ struct FastestTiles {
 // how full its last wave is on 132 multiprocessors.
 constexpr std::array kFastest = {
     FastestTiles{
-        1152, 3456, GemmEpilogue::kBias, {k128x144, k128x144, k128x144, k128x192, kOverlapped}},
+        1152, 3456, GemmEpilogue::kBias, {k128x144, k128x144, k128x144, kOverlapped, kOverlapped}},
     FastestTiles{1152,
                  1152,
                  GemmEpilogue::kBias,
@@ -50,7 +50,7 @@ constexpr std::array kFastest = {
     FastestTiles{1152,
                  4608,
                  GemmEpilogue::kBiasGelu,
-                 {k128x144, kOverlapped, k128x192, k128x192, kOverlapped}},
+                 {k128x144, kOverlapped, k128x192, kOverlapped, kOverlapped}},
     FastestTiles{4608,
                  1152,
                  GemmEpilogue::kBiasResidual,

@@ -56,8 +56,11 @@ def test_norms_pass_over_memory_four_times():
         (Layout(pipefusion=4, patches=8), 18.87), (Layout(ulysses=2, guidance=2), 264.3),
     ],
 )  # fmt: skip
-def test_bytes_are_those_of_the_table(layout, megabytes):
-    assert model().sent_mb(layout, 1024) == pytest.approx(megabytes, rel=0.002)
+def test_bytes_are_those_of_the_table_but_for_what_branches_share(layout, megabytes):
+    # Of 28 blocks, half of block 0 up to its text, which is one of three sums of the tensor axis.
+    shares = layout.pipefusion == layout.guidance == 1
+    saved = 0.5 / 28 / (3 if layout.tensor > 1 else 1) if shares else 0
+    assert model().sent_mb(layout, 1024) == pytest.approx(megabytes * (1 - saved), rel=0.002)
 
 
 def test_bytes_are_those_that_two_gpus_counted():

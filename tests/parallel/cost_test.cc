@@ -114,6 +114,7 @@ class Formula {
         here_(CoordinatesOf(DegreesOf(layout), rank)),
         blocks_(BlocksOf(layout, here_.stage, model.num_blocks).size()),
         rows_(2 / layout.guidance),
+        rows_before_text_(rows_ * blocks_ - (here_.stage == 0 ? rows_ - 1 : 0)),
         tokens_(kJob.grid.size()),
         share_(tokens_ / layout.sequence()),
         width_(model.width()),
@@ -134,7 +135,7 @@ class Formula {
 
   int64_t CacheBytes() const {
     const int64_t tokens = layout_.distrifusion > 1 ? tokens_ : share_;
-    return layout_.is_stale() ? blocks_ * 2 * Hidden(tokens) / layout_.tensor : 0;
+    return layout_.is_stale() ? rows_before_text_ * 2 * HiddenOfRow(tokens) / layout_.tensor : 0;
   }
   // What comes from the stage before and goes to the next.
   int64_t HopBufferBytes() const {
@@ -159,21 +160,27 @@ class Formula {
   int64_t LatentBytes() const { return (layout_.has_pipefusion() ? 4 : 2) * latent_bytes_; }
 
  private:
-  int64_t Hidden(int64_t tokens) const { return rows_ * tokens * width_ * kFloatBytes; }
+  int64_t HiddenOfRow(int64_t tokens) const { return tokens * width_ * kFloatBytes; }
+  int64_t Hidden(int64_t tokens) const { return rows_ * HiddenOfRow(tokens); }
+  // Of self-attention, of attention to the text and of the MLP.
   int64_t SumBytes() const {
     const int64_t n = layout_.tensor;
-    return blocks_ * 3 * 2 * (n - 1) * Hidden(share_) / n;
+    return (rows_before_text_ + 2 * rows_ * blocks_) * 2 * (n - 1) * HiddenOfRow(share_) / n;
   }
   int64_t SwapBytes() const {
     const int64_t n = layout_.ulysses;
-    return blocks_ * 4 * (n - 1) * Hidden(share_) / n / layout_.tensor;
+    return rows_before_text_ * 4 * (n - 1) * HiddenOfRow(share_) / n / layout_.tensor;
   }
-  int64_t RingBlockBytes() const {
-    return 2 * Hidden(tokens_ / layout_.ring) / layout_.ulysses / layout_.tensor;
+  int64_t RingBlockBytes() const { return rows_ * RingBlockBytesOfRow(); }
+  int64_t RingBlockBytesOfRow() const {
+    return 2 * HiddenOfRow(tokens_ / layout_.ring) / layout_.ulysses / layout_.tensor;
   }
-  int64_t RingBytes() const { return blocks_ * (layout_.ring - 1) * RingBlockBytes(); }
+  int64_t RingBytes() const {
+    return rows_before_text_ * (layout_.ring - 1) * RingBlockBytesOfRow();
+  }
   int64_t OthersKeysBytes() const {
-    return blocks_ * (layout_.distrifusion - 1) * 2 * Hidden(share_) / layout_.tensor;
+    return rows_before_text_ * (layout_.distrifusion - 1) * 2 * HiddenOfRow(share_) /
+           layout_.tensor;
   }
   int64_t HopBytes() const {
     return layout_.pipefusion == 1                ? 0
@@ -189,6 +196,8 @@ class Formula {
   const Coordinates here_;
   const int64_t blocks_;
   const int64_t rows_;
+  // Of all blocks, up to the text of each: one in block 0, where branches are still alike.
+  const int64_t rows_before_text_;
   const int64_t tokens_;
   const int64_t share_;
   const int64_t width_;

@@ -156,13 +156,13 @@ TEST(GemmSm90ChoiceTest, TakesWhatWasMeasuredFastest) {
   EXPECT_EQ(qkv(1), "128x144");
   EXPECT_EQ(qkv(2048), "128x144");
   EXPECT_EQ(qkv(4096), "128x144");
-  EXPECT_EQ(qkv(8192), "128x192");
-  EXPECT_EQ(qkv(16384), "128x192");
+  EXPECT_EQ(qkv(8192), "128x192 overlapped");
+  EXPECT_EQ(qkv(16384), "128x192 overlapped");
   EXPECT_EQ(qkv(16385), "128x192 overlapped");
   EXPECT_EQ(qkv(1000000), "128x192 overlapped");
   EXPECT_EQ(Chosen(8192, 1152, 1152, GemmEpilogue::kBias), "128x192 overlapped");
   EXPECT_EQ(Chosen(8192, 1152, 1152, GemmEpilogue::kBiasResidual), "128x192 overlapped");
-  EXPECT_EQ(Chosen(8192, 1152, 4608, GemmEpilogue::kBiasGelu), "128x192");
+  EXPECT_EQ(Chosen(8192, 1152, 4608, GemmEpilogue::kBiasGelu), "128x192 overlapped");
   EXPECT_EQ(Chosen(8192, 4608, 1152, GemmEpilogue::kBiasResidual), "128x192");
   EXPECT_EQ(Chosen(1024, 4608, 1152, GemmEpilogue::kBiasResidual), "64x192 in turns");
   EXPECT_EQ(Chosen(8192, 1152, 1728, GemmEpilogue::kBias), "128x192");
