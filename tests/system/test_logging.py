@@ -105,7 +105,8 @@ def test_the_level_changes_at_run_time_in_workers_of_this_host_and_of_others(tmp
                 wait_for(lambda: "image made" in messages(remote_log.read_text(), "debug"))
                 wait_for(lambda: "image made" in messages(server.log(), "debug"))
                 admin(server, "log-level", "error")
-                wait_for(lambda: '"now":"error"' in remote_log.read_text() and '"now":"error"' in server.log())
+                changed = '"now":"error","before":"debug"'
+                wait_for(lambda: changed in remote_log.read_text() and changed in server.log())
                 before = len(lines(remote_log.read_text()))
                 harness.generate(server, asked)
                 time.sleep(1)
