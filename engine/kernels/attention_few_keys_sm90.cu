@@ -18,7 +18,6 @@ constexpr int kWarpgroups = 2;
 constexpr int kBlocksAMultiprocessor = 2;
 constexpr int kThreads = kWarpgroups * kWarpgroupThreads;
 constexpr int kSlots = 2;  // Of queries: one worked on, one on its way.
-constexpr float kLog2E = 1.4426950408889634F;
 static_assert(kKeys == kAttentionSm90FewKeys);
 
 using QueryTile = SplitTile<kWarpgroupRows>;
@@ -33,11 +32,7 @@ struct Shared {
 };
 
 struct Maps {
-  CUtensorMap q_wide;
-  CUtensorMap q_rest;
-  CUtensorMap k_wide;
-  CUtensorMap k_rest;
-  CUtensorMap v;
+  InputMaps in;
   CUtensorMap o_wide;
   CUtensorMap o_rest;
 };
@@ -63,10 +58,10 @@ __device__ __forceinline__ void LoadKeys(const Maps& maps, Shared& shared, const
   const auto load = [&](void* to, const CUtensorMap* map, int column) {
     LoadBox(to, map, &shared.kv_full, column, 0, place.head, place.batch_row);
   };
-  load(shared.k.wide, &maps.k_wide, 0);
-  load(shared.k.rest, &maps.k_rest, kWide);
-  load(shared.v.part[0], &maps.v, 0);
-  load(shared.v.part[1], &maps.v, kWide);
+  load(shared.k.wide, &maps.in.k_wide, 0);
+  load(shared.k.rest, &maps.in.k_rest, kWide);
+  load(shared.v.part[0], &maps.in.v, 0);
+  load(shared.v.part[1], &maps.in.v, kWide);
 }
 
 __device__ __forceinline__ void LoadBias(const Sizes& sizes, Shared& shared, int batch_row) {
@@ -176,8 +171,8 @@ class Tiles {
     uint64_t* full = &shared_.q_full[warpgroup_][tile % kSlots];
     QueryTile& slot = SlotOf(tile);
     BarrierExpect(full, QueryTile::kBytes);
-    LoadBox(slot.wide, &maps_.q_wide, full, 0, RowOf(tile), place_.head, place_.batch_row);
-    LoadBox(slot.rest, &maps_.q_rest, full, kWide, RowOf(tile), place_.head, place_.batch_row);
+    LoadBox(slot.wide, &maps_.in.q_wide, full, 0, RowOf(tile), place_.head, place_.batch_row);
+    LoadBox(slot.rest, &maps_.in.q_rest, full, kWide, RowOf(tile), place_.head, place_.batch_row);
   }
   __device__ __forceinline__ void Wait(int tile) const {
     BarrierWait(&shared_.q_full[warpgroup_][tile % kSlots], tile / kSlots % 2);
@@ -189,7 +184,6 @@ class Tiles {
     CommitStores();
   }
   __device__ __forceinline__ void StoreLse(int tile, const Normaliser& row, float* lse) const {
-    constexpr float kLn2 = 0.6931471805599453F;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
 #pragma unroll
@@ -304,12 +298,7 @@ cudaError_t LaunchFewKeys(const AttentionSm90Args& args, cudaStream_t stream) {
   const int64_t row = int64_t{args.heads} * kHead;
   const AttentionOperand o = {args.o, args.queries * row, row, kHead};
   Maps maps;
-  if (args.keys > kAttentionSm90FewKeys ||
-      !DescribeHeads(args.q, args.queries, args, kWarpgroupRows, kWide, &maps.q_wide) ||
-      !DescribeHeads(args.q, args.queries, args, kWarpgroupRows, kRest, &maps.q_rest) ||
-      !DescribeHeads(args.k, args.keys, args, kKeys, kWide, &maps.k_wide) ||
-      !DescribeHeads(args.k, args.keys, args, kKeys, kRest, &maps.k_rest) ||
-      !DescribeHeads(args.v, args.keys, args, kKeys, kWide, &maps.v) ||
+  if (args.keys > kAttentionSm90FewKeys || !DescribeInputs(args, kWarpgroupRows, kKeys, &maps.in) ||
       !DescribeHeads(o, args.queries, args, kWarpgroupRows, kWide, &maps.o_wide) ||
       !DescribeHeads(o, args.queries, args, kWarpgroupRows, kRest, &maps.o_rest)) {
     return cudaErrorInvalidValue;

@@ -29,16 +29,8 @@ struct Shared {
   uint64_t v_empty[kStages];
 };
 
-struct Maps {
-  CUtensorMap q_wide;
-  CUtensorMap q_rest;
-  CUtensorMap k_wide;
-  CUtensorMap k_rest;
-  CUtensorMap v;
-};
-
 template <int kConsumers>
-__device__ __forceinline__ void LoadQueries(const Maps& maps, Shared<kConsumers>& shared,
+__device__ __forceinline__ void LoadQueries(const InputMaps& maps, Shared<kConsumers>& shared,
                                             const Unit& unit) {
   BarrierExpect(&shared.q_full, shared.q.kBytes);
   LoadBox(shared.q.wide, &maps.q_wide, &shared.q_full, 0, unit.first_row, unit.head,
@@ -50,7 +42,7 @@ __device__ __forceinline__ void LoadQueries(const Maps& maps, Shared<kConsumers>
 // Each block of a cluster loads its share of every tile, for all of them. `before`: tiles that were
 // loaded before these.
 template <int kConsumers, int kBlocks>
-__device__ __forceinline__ void Produce(const Maps& maps, Shared<kConsumers>& shared,
+__device__ __forceinline__ void Produce(const InputMaps& maps, Shared<kConsumers>& shared,
                                         const Unit& unit, int before) {
   constexpr int kShare = kKeys / kBlocks;
   constexpr auto kAll = static_cast<uint16_t>((1 << kBlocks) - 1);
@@ -163,7 +155,7 @@ constexpr bool kTries = !kBiased && kBlocks == 1;
 
 template <int kConsumers, bool kBiased, int kBlocks>
 __global__ void __launch_bounds__(kWarpgroupThreads*(kConsumers + 1), 1)
-    AttentionKernel(const __grid_constant__ Maps maps, const Sizes sizes, __nv_bfloat16* out,
+    AttentionKernel(const __grid_constant__ InputMaps maps, const Sizes sizes, __nv_bfloat16* out,
                     float* lse, const Parts parts) {
   extern __shared__ uint8_t raw[];
   auto& shared =
@@ -244,12 +236,8 @@ template <int kConsumers, bool kBiased, int kBlocks>
 cudaError_t Launch(const AttentionSm90Args& args, const AttentionSm90Tiling& tiling,
                    cudaStream_t stream) {
   constexpr int kRows = kConsumers * kWarpgroupRows;
-  Maps maps;
-  if (!DescribeHeads(args.q, args.queries, args, kRows, kWide, &maps.q_wide) ||
-      !DescribeHeads(args.q, args.queries, args, kRows, kRest, &maps.q_rest) ||
-      !DescribeHeads(args.k, args.keys, args, kKeys / kBlocks, kWide, &maps.k_wide) ||
-      !DescribeHeads(args.k, args.keys, args, kKeys / kBlocks, kRest, &maps.k_rest) ||
-      !DescribeHeads(args.v, args.keys, args, kKeys / kBlocks, kWide, &maps.v)) {
+  InputMaps maps;
+  if (!DescribeInputs(args, kRows, kKeys / kBlocks, &maps)) {
     return cudaErrorInvalidValue;
   }
   constexpr int kSharedBytes = sizeof(Shared<kConsumers>) + 1024;
@@ -265,7 +253,7 @@ cudaError_t Launch(const AttentionSm90Args& args, const AttentionSm90Tiling& til
   const Sizes sizes = {args.queries,
                        args.keys,
                        args.heads,
-                       args.scale * 1.4426950408889634F,
+                       args.scale * kLog2E,
                        static_cast<const __nv_bfloat16*>(args.key_bias),
                        args.key_bias_stride,
                        args.batch,

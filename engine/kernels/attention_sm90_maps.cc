@@ -8,7 +8,6 @@ namespace patchflow::attention_sm90 {
 
 bool DescribeHeads(const AttentionOperand& operand, int tokens, const AttentionSm90Args& args,
                    int rows, int columns, CUtensorMap* map) {
-  constexpr int kWidestSwizzle = 64;
   const EncodeTensorMap encode = FindEncodeTensorMap();
   const std::array<cuuint64_t, 4> extent = {kAttentionSm90HeadSize, static_cast<cuuint64_t>(tokens),
                                             static_cast<cuuint64_t>(args.heads),
@@ -23,9 +22,17 @@ bool DescribeHeads(const AttentionOperand& operand, int tokens, const AttentionS
          encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<void*>(operand.data),
                 extent.data(), pitch_bytes.data(), box.data(), step.data(),
                 CU_TENSOR_MAP_INTERLEAVE_NONE,
-                columns == kWidestSwizzle ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_32B,
+                columns == kWideColumns ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_32B,
                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+bool DescribeInputs(const AttentionSm90Args& args, int query_rows, int key_rows, InputMaps* maps) {
+  return DescribeHeads(args.q, args.queries, args, query_rows, kWideColumns, &maps->q_wide) &&
+         DescribeHeads(args.q, args.queries, args, query_rows, kRestColumns, &maps->q_rest) &&
+         DescribeHeads(args.k, args.keys, args, key_rows, kWideColumns, &maps->k_wide) &&
+         DescribeHeads(args.k, args.keys, args, key_rows, kRestColumns, &maps->k_rest) &&
+         DescribeHeads(args.v, args.keys, args, key_rows, kWideColumns, &maps->v);
 }
 
 }  // namespace patchflow::attention_sm90

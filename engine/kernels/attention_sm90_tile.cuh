@@ -10,6 +10,7 @@
 #include <cute/arch/mma_sm90_gmma.hpp>
 
 #include "engine/kernels/attention_sm90.h"
+#include "engine/kernels/attention_sm90_maps.h"
 #include "engine/kernels/sm90.cuh"
 
 namespace patchflow::attention_sm90 {
@@ -19,11 +20,14 @@ namespace gmma = cute::SM90::GMMA;
 
 constexpr int kHead = kAttentionSm90HeadSize;
 constexpr int kKeys = 128;  // Keys a tile.
-constexpr int kWide = 64;   // Columns of the part with 128-byte rows; the rest has 32-byte rows.
-constexpr int kRest = 16;
+constexpr int kWide =
+    kWideColumns;  // Columns of the part with 128-byte rows; the rest has 32-byte rows.
+constexpr int kRest = kRestColumns;
 constexpr int kScores = kKeys / 2;   // Accumulators a thread: 64 rows x kKeys over 128 threads.
 constexpr int kOutputs = kHead / 2;  // 64 rows x 72 over 128 threads.
 constexpr int kWarpgroupRows = 64;
+constexpr float kLog2E = 1.4426950408889634F;
+constexpr float kLn2 = 0.6931471805599453F;
 constexpr int kWarpgroupThreads = 128;
 
 // `rows` tokens in two parts. Each starts on a multiple of its swizzle pattern.
@@ -200,7 +204,6 @@ __device__ __forceinline__ void MaskBeyond(float (&s)[kScores], int first_key, i
 // of a thread come in pairs.
 __device__ __forceinline__ void AddKeyBias(float (&s)[kScores], const __nv_bfloat16* bias,
                                            int first_key, int keys, int lane, float scale_log2) {
-  constexpr float kLog2E = 1.4426950408889634F;
 #pragma unroll
   for (int i = 0; i < kScores; i += 4) {
 #pragma unroll

@@ -60,7 +60,6 @@ __device__ __forceinline__ Unit UnitOf(const Sizes& sizes) {
 
 template <bool kBiased>
 __device__ __forceinline__ float LogSumExp(const Softmax& softmax, int r, const Sizes& sizes) {
-  constexpr float kLn2 = 0.6931471805599453F;
   return (softmax.maximum[r] * (kBiased ? 1.0F : sizes.scale_log2) + __log2f(softmax.sum[r])) *
          kLn2;
 }

@@ -16,11 +16,10 @@ cudaError_t LaunchOverlapped(const GemmSm90Args& args, GemmEpilogue epilogue, cu
 
 namespace {
 
-using Tile = std::optional<GemmTile>;
-constexpr Tile k128x192 = GemmTile::k128x192;
-constexpr Tile k128x144 = GemmTile::k128x144;
-constexpr Tile kInTurns = GemmTile::k64x192InTurns;
-constexpr Tile kOverlapped = GemmTile::k128x192Overlapped;
+constexpr GemmTile k128x192 = GemmTile::k128x192;
+constexpr GemmTile k128x144 = GemmTile::k128x144;
+constexpr GemmTile kInTurns = GemmTile::k64x192InTurns;
+constexpr GemmTile kOverlapped = GemmTile::k128x192Overlapped;
 
 // Measured at 1024, 2048, 4096, 8192 and 32768 rows; each serves up to its geometric mean with the
 // next.
@@ -31,7 +30,7 @@ struct FastestTiles {
   int64_t in;
   int64_t out;
   GemmEpilogue epilogue;
-  std::array<Tile, kMeasured> by_rows;
+  std::array<GemmTile, kMeasured> by_rows;
 };
 
 // Of PixArt-XL/2's block, with what follows each product in the time. Which tile wins is mostly

@@ -30,9 +30,9 @@ inline constexpr std::array kGemmTiles = {GemmTile::k128x192, GemmTile::k128x144
 bool Serves(GemmTile tile, GemmEpilogue epilogue, int64_t in);
 std::string_view NameOf(GemmTile tile);
 
-// The tile that was fastest on an H200 among those and cuBLASLt, which none stands for; pure. For
-// products that PixArt-XL/2 has none of, 128x192, the best on the whole. Measured by
-// `patchflow-bench gemm`: bench/results/gemm_h200.json.
+// The tile that was fastest on an H200; pure. None for what is empty; for products that PixArt-XL/2
+// has none of, 128x192, the best on the whole. Measured by `patchflow-bench gemm`:
+// bench/results/gemm_h200.json.
 std::optional<GemmTile> ChooseGemmTile(int64_t rows, int64_t in, int64_t out,
                                        GemmEpilogue epilogue);
 

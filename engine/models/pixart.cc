@@ -153,10 +153,10 @@ class PixArt final : public Transformer {
   std::vector<BlockModulation> ModulationsOf(BlockRange range, const StepContext& context) const;
   // Without the layer behind it.
   Tensor SelfAttentionOf(int index, const Tensor& qkv_BSO, const StepContext& context) const;
-  // With it, and added to h, which may be in its memory.
   // h, the same in all branches of an image before block 0, and what self-attention adds to it.
   Tensor AddSelfAttention(int index, const Tensor& h_BSE, const Modulation& modulation,
                           const StepContext& context) const;
+  // With the layer behind it, and added to h, which may be in its memory.
   Tensor AddTextAttention(int index, const Tensor& h_BSE, const StepContext& context) const;
   Tensor AddAttentionTo(const PixArtText& text, int index, const Tensor& h_BSE,
                         PartialSum& tensor_axis) const;
