@@ -20,8 +20,8 @@ namespace patchflow {
 
 // Each text is encoded alone, padded to max_tokens, so that its embedding depends on nothing else;
 // the last few are kept, which spares the empty negative prompt and the prompt of a request for
-// several images. What is kept depends on the requests alone, so that the ranks of a group stay in
-// step: hints are for a tensor axis of one rank alone. Not thread-safe.
+// several images. Without hints, what is kept depends on the requests alone, so that ranks of a
+// tensor axis stay in step: hints are for one of one rank alone. Not thread-safe.
 class PromptEncoder {
  public:
   // `hints`: texts to encode beside what the device does for the caller, on a thread and in a

@@ -13,7 +13,7 @@ GroupRank::GroupRank(const Layout& layout, World& world, const TransformerConfig
           BlocksOf(layout, CoordinatesOf(DegreesOf(layout), world.rank()).stage, model.num_blocks)),
       mesh_(MakeMesh(layout, world)),
       tensor_sum_(MakePartialSum(mesh_)) {
-  if (mesh_.world != nullptr) {
+  if (mesh_.world != nullptr && layout.shared_text) {
     text_sum_ = std::make_unique<AllReducePartialSum>(*mesh_.world);
   }
 }
@@ -32,8 +32,10 @@ EnginePorts GroupRank::ports() const {
     return ports;
   }
   ports.shows_previews = mesh_.world->rank() == 0;
-  ports.text_shard = {mesh_.world->rank(), mesh_.world->size()};
-  ports.text_sum = text_sum_.get();
+  if (text_sum_ != nullptr) {
+    ports.text_shard = {mesh_.world->rank(), mesh_.world->size()};
+    ports.text_sum = text_sum_.get();
+  }
   ports.decode = [this](const VaeDecoder& decoder, const Tensor& latents,
                         const std::function<void()>& tile_done) {
     return DecodeTogether(*mesh_.world, decoder, latents, tile_done);

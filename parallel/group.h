@@ -19,8 +19,9 @@ class GroupRank {
   GroupRank(const GroupRank&) = delete;
   GroupRank& operator=(const GroupRank&) = delete;
 
-  // Transformer and denoiser as the layout says; text tensor-parallel over all ranks of the group;
-  // the image is decoded by all ranks and returned by rank 0. Borrow this.
+  // Transformer and denoiser as the layout says, and whether the text encoder is tensor-parallel
+  // over all ranks of the group; the image is decoded by all ranks and returned by rank 0. Borrow
+  // this.
   EnginePorts ports() const;
   const Mesh& mesh() const { return mesh_; }
 

@@ -29,6 +29,16 @@ constexpr Key kKeys[] = {
     {"guidance", &Layout::guidance},
 };
 
+struct Switch {
+  const char* name;
+  bool Layout::*value;
+};
+// In canonical order, behind `blocks`.
+constexpr Switch kSwitches[] = {
+    {"shared_text", &Layout::shared_text},
+    {"cuda_graphs", &Layout::cuda_graphs},
+};
+
 template <typename... Parts>
 absl::Status Refuse(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat("layout: ", parts...));
@@ -53,10 +63,11 @@ absl::Status ReadKey(absl::string_view name, absl::string_view value, Layout& la
   if (name == "blocks") {
     return ReadBlocks(value, layout);
   }
-  if (name == "cuda_graphs") {
-    return absl::SimpleAtob(value, &layout.cuda_graphs)
+  for (const Switch& one : kSwitches) {
+    if (name != one.name) continue;
+    return absl::SimpleAtob(value, &(layout.*one.value))
                ? absl::OkStatus()
-               : Refuse("cuda_graphs: '", value, "' is not true or false");
+               : Refuse(name, ": '", value, "' is not true or false");
   }
   std::vector<std::string> names;
   for (const Key& key : kKeys) {
@@ -69,7 +80,7 @@ absl::Status ReadKey(absl::string_view name, absl::string_view value, Layout& la
     names.emplace_back(key.name);
   }
   return Refuse("unknown key '", name, "'; there are ", absl::StrJoin(names, ", "),
-                ", blocks, cuda_graphs");
+                ", blocks, shared_text, cuda_graphs");
 }
 
 absl::Status CheckBlocks(const Layout& layout, int num_blocks) {
@@ -152,6 +163,9 @@ absl::StatusOr<Layout> ParseLayout(std::string_view text) {
   if (given.contains("warmup_steps") && !layout.is_stale()) {
     return Refuse("warmup_steps means nothing without pipefusion or distrifusion");
   }
+  if (layout.shared_text && layout.ranks() == 1) {
+    return Refuse("shared_text means nothing for one rank");
+  }
   return layout;
 }
 
@@ -171,8 +185,11 @@ std::string ToString(const Layout& layout) {
   if (!layout.blocks.empty()) {
     parts.push_back(absl::StrCat("blocks=", absl::StrJoin(layout.blocks, "+")));
   }
-  if (layout.cuda_graphs != defaults.cuda_graphs) {
-    parts.push_back(absl::StrCat("cuda_graphs=", layout.cuda_graphs ? 1 : 0));
+  for (const Switch& one : kSwitches) {
+    const bool value = layout.*one.value;
+    if (value != defaults.*one.value) {
+      parts.push_back(absl::StrCat(one.name, "=", value ? 1 : 0));
+    }
   }
   return parts.empty() ? "serial" : absl::StrJoin(parts, ",");
 }

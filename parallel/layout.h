@@ -22,6 +22,9 @@ struct Layout {
   int tensor = 1;           // Ranks that split heads and features.
   int guidance = 1;         // 2: a half of the ranks for each branch of classifier-free guidance.
   std::vector<int> blocks;  // Of each stage; empty divides them evenly.
+  // All ranks split the text encoder by heads and features, for 1 / ranks of its memory. Otherwise
+  // each holds all of it, and encodes by itself.
+  bool shared_text = false;
   bool cuda_graphs = true;  // Replay captured steps on GPUs.
 
   int ranks() const { return pipefusion * sequence() * tensor * guidance; }
@@ -34,7 +37,8 @@ struct Layout {
 
 // "pipefusion=2,patches=4,warmup_steps=1", "blocks=3+5", "cuda_graphs=0"; "" and "serial" are one
 // rank. PipeFusion without patches takes twice its stages. INVALID_ARGUMENT names unknown, repeated
-// and out-of-range keys, and those that mean nothing here (patches without pipefusion).
+// and out-of-range keys, and those that mean nothing here (patches without pipefusion, shared_text
+// of one rank).
 absl::StatusOr<Layout> ParseLayout(std::string_view text);
 
 // What ParseLayout gives back: keys in the order above, those at their defaults left out; "serial".

@@ -59,9 +59,11 @@ std::string ReadLayout(MapReader layout) {
   if (const std::string blocks = ReadBlocks(layout); !blocks.empty()) {
     parts.push_back(absl::StrCat("blocks=", blocks));
   }
-  const bool cuda_graphs = layout.Boolean("cuda_graphs", true);
-  if (layout.Has("cuda_graphs")) {
-    parts.push_back(absl::StrCat("cuda_graphs=", cuda_graphs ? 1 : 0));
+  for (const char* key : {"shared_text", "cuda_graphs"}) {
+    const bool value = layout.Boolean(key, false);
+    if (layout.Has(key)) {
+      parts.push_back(absl::StrCat(key, "=", value ? 1 : 0));
+    }
   }
   layout.Finish();
   return absl::StrJoin(parts, ",");

@@ -19,7 +19,7 @@
 //       processes: 1               # that share them, each with ranks / processes; 1 is fastest
 //       layout: {}                 # pipefusion, patches, warmup_steps, distrifusion, ulysses,
 //       ring, tensor, guidance,
-//                                  # blocks, cuda_graphs
+//                                  # blocks, shared_text, cuda_graphs
 //       threads: 0                 # CPU threads of the worker; 0: as it thinks best
 //       default_guidance: 4.5      # default: the worker's
 //       warmup: [1024x1024, 1024x512]  # WIDTHxHEIGHT, 16 at most: images made before it is ready,

@@ -172,8 +172,7 @@ std::shared_ptr<SharedRun> Dispatcher::Ask(const Incarnation& worker, const Batc
   }
   parts_.group.SetRunning(worker.epoch, std::move(works));
   SharedRun::Hooks hooks;
-  // Several ranks share the text encoder.
-  const auto hinted = std::make_shared<std::atomic<bool>>(worker.info->group_ranks() != 1);
+  const auto hinted = std::make_shared<std::atomic<bool>>(false);
   hooks.on_event = [this, worker, hinted](const worker::v1::ExecuteResponse& event, bool is_tail) {
     is_tail ? parts_.group.NoteTailEvent() : parts_.group.NoteEvent();
     if (event.step().phase() == worker::v1::JOB_PHASE_DENOISE && !hinted->exchange(true)) {

@@ -19,6 +19,12 @@ std::unique_ptr<ExecuteCall> JoinedWorkers::Execute(const worker::v1::ExecuteReq
                                       });
 }
 
+void JoinedWorkers::Prepare(const worker::v1::PrepareRequest& request) {
+  for (const auto& member : members_) {
+    member->Prepare(request);
+  }
+}
+
 std::optional<std::string> JoinedWorkers::broken() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return broken_;

@@ -22,6 +22,7 @@ class JoinedWorkers final : public JobRunner, public std::enable_shared_from_thi
 
   // Numbers the job and gives it to all: see JoinedCall.
   std::unique_ptr<ExecuteCall> Execute(const worker::v1::ExecuteRequest& request) override;
+  void Prepare(const worker::v1::PrepareRequest& request) override;
 
   // Why they can't be used any more, though none of them may have failed.
   std::optional<std::string> broken() const;

@@ -145,6 +145,9 @@ LayoutDegrees DegreesOf(const std::string& layout) {
         *degree = value;
       }
     }
+    if (pair.first == "shared_text") {
+      degrees.shared_text = pair.second == "1";
+    }
     if (pair.first == "blocks") {
       for (const absl::string_view count : absl::StrSplit(pair.second, '+')) {
         int64_t value = 0;
@@ -169,8 +172,9 @@ RankMemory MemoryOfRank(const ModelShape& shape, const LayoutDegrees& layout, in
   }
   RankMemory memory;
   memory.weights = element_bytes *
-                   (CeilDiv(shape.text_elements, layout.ranks()) + CeilDiv(blocks, layout.tensor) +
-                    shape.transformer_elements + shape.decoder_elements);
+                   (CeilDiv(shape.text_elements, layout.shared_text ? layout.ranks() : 1) +
+                    CeilDiv(blocks, layout.tensor) + shape.transformer_elements +
+                    shape.decoder_elements);
   const int64_t rows = batch_size * (layout.guidance > 1 ? 1 : 2);
   const int64_t tokens =
       CeilDiv(width_px, shape.token_px) * CeilDiv(height_px, shape.token_px) * rows;

@@ -32,6 +32,7 @@ struct LayoutDegrees {
   int64_t ring = 1;
   int64_t tensor = 1;
   int64_t guidance = 1;
+  bool shared_text = false;
   std::vector<int64_t> blocks;  // Of each stage; empty: even, the first ones taking the rest.
 
   int64_t sequence() const { return distrifusion * ulysses * ring; }
@@ -53,7 +54,8 @@ struct RankMemory {
 // what the process itself needs (on a GPU about 1.5 GiB, see memory_room.h). An estimate, within
 // about 15 % of what was measured on H200 (README, layouts; bench/README, VAE):
 //
-//   weights  text / ranks + blocks of its stage / tensor + the rest of the transformer + decoder
+//   weights  text, / ranks if shared + blocks of its stage / tensor + the rest of the transformer
+//            + decoder
 //   caches   2 * branches * tokens * width * blocks of its stage / tensor, of PipeFusion and
 //            DistriFusion; shared by what else splits the tokens (ulysses, ring)
 //   a step   12 * branches * tokens of the rank * width / tensor

@@ -32,7 +32,7 @@ int64_t MaxPixels(const LoadOptions& options) {
 absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options, int first_rank,
                                                       const ModelDescription& description,
                                                       const SharedWorlds& worlds,
-                                                      const std::shared_ptr<TextHints>& text_hints,
+                                                      const RanksHints& text_hints,
                                                       const WarmUpPlan& warm_up) {
   RankGroupOptions group;
   group.first_rank = first_rank;
@@ -55,7 +55,7 @@ absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options
                           {.model_dir = options.model_dir,
                            .device = options.devices.of_rank[index],
                            .dtype = options.devices.dtype,
-                           .text_hints = text_hints,
+                           .text_hints = text_hints.empty() ? nullptr : text_hints[index],
                            .batch_size = options.batch_size},
                           options.layout, description.transformer, *worlds->of_rank[index]);
     // Hosts take their time to read weights: the others' waiting is loading, not a hang.
@@ -67,6 +67,12 @@ absl::StatusOr<std::unique_ptr<RankGroup>> StartGroup(const LoadOptions& options
     return GuardEngine(*std::move(engine), worlds->failure);
   };
   return RankGroup::Start(std::move(group));
+}
+
+RanksHints MakeHints(int ranks) {
+  RanksHints hints;
+  for (int rank = 0; rank < ranks; ++rank) hints.push_back(std::make_shared<TextHints>());
+  return hints;
 }
 
 std::vector<CommunicationTime> CommunicationTimesOf(const CountingWorld& world) {
@@ -170,8 +176,7 @@ absl::StatusOr<LoadedGroup> Load(LoadOptions options, int first_rank,
   // Ranks that share the text encoder follow no hints. Its all-reduces would run in a communicator
   // of their own beside those of the steps, and NCCL allows that only in one order on every rank
   // (NCCL_LAUNCH_ORDER_IMPLICIT): all of a text's before all of a step's, which then hides nothing.
-  const auto text_hints =
-      std::max(ranks, options.group_ranks) > 1 ? nullptr : std::make_shared<TextHints>();
+  const RanksHints text_hints = options.layout.shared_text ? RanksHints() : MakeHints(ranks);
   absl::StatusOr<std::unique_ptr<RankGroup>> group =
       StartGroup(options, first_rank, description, worlds, text_hints, warm_up);
   if (!group.ok()) return group.status();

@@ -248,9 +248,8 @@ absl::Status Worker::Start(Job job, std::stop_token stop, std::shared_ptr<JobEve
 
 void Worker::Prepare(std::vector<std::string> texts) {
   const std::lock_guard lock(mutex_);
-  if (loaded_.has_value() && loaded_->text_hints != nullptr) {
-    loaded_->text_hints->Offer(std::move(texts));
-  }
+  if (!loaded_.has_value()) return;
+  for (const auto& hints : loaded_->text_hints) hints->Offer(texts);
 }
 
 absl::StatusOr<std::string> Worker::MakeWorld(const std::string& host) {

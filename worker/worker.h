@@ -29,11 +29,13 @@
 
 namespace patchflow {
 
+using RanksHints = std::vector<std::shared_ptr<TextHints>>;
+
 struct LoadedGroup {
   std::unique_ptr<RankGroup> group;
-  std::shared_ptr<Encoder> encoder;                 // Null: a new one.
-  std::shared_ptr<TextHints> text_hints = nullptr;  // Null: nothing follows hints.
-  Offer offer;                                      // Without load_time.
+  std::shared_ptr<Encoder> encoder;  // Null: a new one.
+  RanksHints text_hints = {};        // One for each rank that follows hints.
+  Offer offer;                       // Without load_time.
   // What the device and the communicators of each rank say; positions are filled in by the worker.
   // Thread-safe. May be empty.
   std::function<std::vector<RankFigures>()> figures;

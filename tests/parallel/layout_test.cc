@@ -35,7 +35,7 @@ std::string CheckError(std::string_view text, int ranks, const TransformerConfig
 TEST(LayoutTest, ReadsEveryKey) {
   const Layout layout = Parsed(
       "pipefusion=2,patches=3,warmup_steps=4,ulysses=5,ring=6,tensor=7,guidance=2,blocks=3+5,"
-      "cuda_graphs=0");
+      "shared_text=1,cuda_graphs=0");
   EXPECT_EQ(layout, (Layout{.pipefusion = 2,
                             .patches = 3,
                             .distrifusion = 1,
@@ -45,6 +45,7 @@ TEST(LayoutTest, ReadsEveryKey) {
                             .tensor = 7,
                             .guidance = 2,
                             .blocks = {3, 5},
+                            .shared_text = true,
                             .cuda_graphs = false}));
   EXPECT_EQ(layout.ranks(), 2 * 5 * 6 * 7 * 2);
   EXPECT_EQ(Parsed("distrifusion=4").ranks(), 4);
@@ -61,7 +62,8 @@ TEST(LayoutTest, ReadsBackWhatItWrites) {
   for (const char* text :
        {"serial", "pipefusion=2,patches=4,warmup_steps=1", "pipefusion=1,patches=4,warmup_steps=2",
         "distrifusion=3,warmup_steps=1", "ulysses=2,ring=3,tensor=4,guidance=2",
-        "pipefusion=2,patches=2,warmup_steps=1,blocks=3+5", "tensor=2,cuda_graphs=0"}) {
+        "pipefusion=2,patches=2,warmup_steps=1,blocks=3+5", "tensor=2,cuda_graphs=0",
+        "ring=2,shared_text=1,cuda_graphs=0"}) {
     EXPECT_EQ(ToString(Parsed(text)), text);
   }
   EXPECT_EQ(ToString(Parsed("ring=2, ulysses=2")), "ulysses=2,ring=2");
@@ -81,6 +83,7 @@ TEST(LayoutTest, RefusesWhatItCannotRead) {
   EXPECT_THAT(ParseError("tensor=2,tensor=2"), HasSubstr("tensor is given twice"));
   EXPECT_THAT(ParseError("pipefusion=2,blocks=3+0"), HasSubstr("blocks: '3+0'"));
   EXPECT_THAT(ParseError("cuda_graphs=maybe"), HasSubstr("cuda_graphs: 'maybe'"));
+  EXPECT_THAT(ParseError("ring=2,shared_text=2"), HasSubstr("shared_text: '2'"));
 }
 
 TEST(LayoutTest, RefusesKeysThatMeanNothing) {
@@ -88,6 +91,8 @@ TEST(LayoutTest, RefusesKeysThatMeanNothing) {
   EXPECT_THAT(ParseError("blocks=4"), HasSubstr("without pipefusion"));
   EXPECT_THAT(ParseError("ulysses=4,warmup_steps=1"),
               HasSubstr("without pipefusion or distrifusion"));
+  EXPECT_THAT(ParseError("ulysses=1,shared_text=1"),
+              HasSubstr("shared_text means nothing for one rank"));
 }
 
 TEST(LayoutTest, AcceptsWhatFits) {

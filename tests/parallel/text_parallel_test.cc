@@ -1,4 +1,4 @@
-// The text encoder split over all ranks of a group, as GroupRank's ports have it.
+// The text encoder of a group as GroupRank's ports have it: split over all ranks, or whole on each.
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 
@@ -34,8 +34,9 @@ std::unique_ptr<TextEncoder> Load(const Encoder& encoder, const ReadOptions& opt
 class TextParallel : public testing::TestWithParam<std::tuple<Encoder, const char*>> {};
 INSTANTIATE_TEST_SUITE_P(Layouts, TextParallel,
                          testing::Combine(testing::ValuesIn(kEncoders),
-                                          testing::Values("tensor=2", "ring=3",
-                                                          "pipefusion=2,ulysses=2")));
+                                          testing::Values("tensor=2,shared_text=1",
+                                                          "ring=3,shared_text=1",
+                                                          "pipefusion=2,ulysses=2,shared_text=1")));
 
 TEST_P(TextParallel, EqualsOneRankWhateverTheLayout) {
   const auto& [encoder, text] = GetParam();
@@ -70,6 +71,19 @@ TEST_P(TextParallel, EqualsOneRankWhateverTheLayout) {
     const int64_t hidden_bytes = ids_BL.numel() * shard->width() * kFloatBytes;
     EXPECT_EQ(world.Of("world").calls, 2 * encoder.num_blocks);
     EXPECT_EQ(world.Of("world").bytes, 2 * encoder.num_blocks * (2 * (n - 1) * hidden_bytes / n));
+  });
+}
+
+TEST(TextPlacementTest, RanksThatShareNoTextEncoderHaveAllOfItAndSendNothing) {
+  if (MaxRanks() < 2) {
+    GTEST_SKIP() << "needs 2 GPUs";
+  }
+  TransformerConfig model;
+  model.num_blocks = model.num_heads = 8;
+  RunRanks(2, [&](const Rank& rank) {
+    const GroupRank member(ParseLayout("tensor=2").value(), rank.world, model);
+    EXPECT_EQ(member.ports().text_shard.count, 1);
+    EXPECT_EQ(member.ports().text_sum, nullptr);
   });
 }
 

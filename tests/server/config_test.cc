@@ -61,7 +61,7 @@ groups:
     threads: 2
     default_guidance: 4.5
     provenance_mark: false
-    layout: {pipefusion: 2, patches: 4, guidance: 2, cuda_graphs: false}
+    layout: {pipefusion: 2, patches: 4, guidance: 2, shared_text: true, cuda_graphs: false}
   - {model_name: stars, workers: ["10.0.0.1:7000"]}
 limits: {max_pixels: 65536, max_count: 4, max_steps: 50, max_queue: 3, max_unary_bytes: 2048}
 drain: {timeout: 1m30s, delay: 0.5}
@@ -72,7 +72,8 @@ worker_binary: bin/worker
 )");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->listen, "[::1]:0");
-  EXPECT_EQ(config->groups[0].layout, "pipefusion=2,patches=4,guidance=2,cuda_graphs=0");
+  EXPECT_EQ(config->groups[0].layout,
+            "pipefusion=2,patches=4,guidance=2,shared_text=1,cuda_graphs=0");
   EXPECT_EQ(config->groups[0].default_guidance, 4.5);
   EXPECT_FALSE(config->groups[0].provenance_mark);
   EXPECT_TRUE(config->groups[1].provenance_mark);

@@ -376,7 +376,7 @@ TEST_F(DispatcherBatchTest, TheTimesOfAPassCountOnceForAllOfItsImages) {
 }
 
 TEST_F(DispatcherBatchTest, HintsAtTheTextsOfTheWholeNextBatch) {
-  Serve([](int, ScriptedJob& job) { job.Step(0, 0); }, "plan-1", /*group_ranks=*/1);
+  Serve([](int, ScriptedJob& job) { job.Step(0, 0); });
   Submit("running");
   ASSERT_TRUE(Calls(1));
   for (const char* prompt : {"a star", "a cat", "a star", "a dog", "a house"}) {

@@ -30,12 +30,9 @@ class DispatcherTest : public ::testing::Test {
     dispatcher_.reset();
   }
 
-  void Serve(ScriptedWorker::Script script, const std::string& plan = "plan-1",
-             int group_ranks = 2) {
+  void Serve(ScriptedWorker::Script script, const std::string& plan = "plan-1") {
     worker_ = std::make_shared<ScriptedWorker>(std::move(script));
-    worker::v1::DescribeResponse info = ScriptedWorker::Info(plan);
-    info.set_group_ranks(group_ranks);
-    group_.SetServing(worker_, info);
+    group_.SetServing(worker_, ScriptedWorker::Info(plan));
     if (dispatcher_ == nullptr) {
       dispatcher_ = std::make_unique<Dispatcher>(
           Dispatcher::Parts{group_, queue_, costs_, registry_, metrics_.model("shapes")});

@@ -14,8 +14,7 @@ using ::testing::ElementsAre;
 using DispatcherHintTest = DispatcherTest;
 
 TEST_F(DispatcherHintTest, TellsTheTextsOfWhatRunsNextOnceTheRanksDenoise) {
-  Serve([](int, ScriptedJob& job) { job.Step(0, 0, worker::v1::JOB_PHASE_TEXT); }, "plan-1",
-        /*group_ranks=*/1);
+  Serve([](int, ScriptedJob& job) { job.Step(0, 0, worker::v1::JOB_PHASE_TEXT); });
   auto running = Submit("a");
   ASSERT_TRUE(Eventually([&] { return worker_->calls() == 1; }));
   GenerationSpec spec = TestSpec("low");
@@ -38,7 +37,7 @@ TEST_F(DispatcherHintTest, TellsTheTextsOfWhatRunsNextOnceTheRanksDenoise) {
 }
 
 TEST_F(DispatcherHintTest, TellsNoNegativePromptThatIsNotUsedAndAlsoWhatComesLate) {
-  Serve([](int, ScriptedJob& job) { job.Step(0, 0); }, "plan-1", /*group_ranks=*/1);
+  Serve([](int, ScriptedJob& job) { job.Step(0, 0); });
   auto running = Submit("a", 1);
   ASSERT_TRUE(Eventually([&] { return worker_->calls() == 1; }));
   GenerationSpec spec = TestSpec("next");
@@ -49,16 +48,6 @@ TEST_F(DispatcherHintTest, TellsNoNegativePromptThatIsNotUsedAndAlsoWhatComesLat
   ASSERT_TRUE(Eventually([&] { return running->standing().step == 2; }));
   ASSERT_EQ(worker_->hints().size(), 1U);
   EXPECT_THAT(worker_->hints()[0].texts(), ElementsAre("a red circle"));
-}
-
-TEST_F(DispatcherHintTest, TellsNothingToRanksThatShareTheTextEncoder) {
-  Serve([](int, ScriptedJob& job) { job.Step(0, 1); }, "plan-1", /*group_ranks=*/2);
-  auto running = Submit("a");
-  Submit("b");
-  ASSERT_TRUE(Eventually([&] { return running->standing().step == 1; }));
-  worker_->job(0)->Step(0, 2);
-  ASSERT_TRUE(Eventually([&] { return running->standing().step == 2; }));
-  EXPECT_TRUE(worker_->hints().empty());
 }
 
 }  // namespace

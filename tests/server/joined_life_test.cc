@@ -84,6 +84,16 @@ TEST_F(JoinedLifeTest, BeatsWithTheRanksOfAll) {
   }
 }
 
+TEST_F(JoinedLifeTest, HandsHintsToAll) {
+  Supervise();
+  ASSERT_TRUE(Serves());
+  worker::v1::PrepareRequest hint;
+  hint.add_texts("a star");
+  group_.WaitServing()->client->Prepare(hint);
+  EXPECT_THAT(first_->hint(), ::testing::ElementsAre("a star"));
+  EXPECT_THAT(second_->hint(), ::testing::ElementsAre("a star"));
+}
+
 TEST_F(JoinedLifeTest, WaitsForAWorkerThatComesLate) {
   second_->Die();
   Supervise();

@@ -46,8 +46,8 @@ TEST_F(MemoryTableTest, ReadsTheModel) {
 // README: peak memory of a GPU, an image of 1024 px, H200.
 TEST_F(MemoryTableTest, IsWhatWasMeasuredOfWholeImages) {
   EXPECT_NEAR(Gb("", 1024), 12.2, 0.05 * 12.2);
-  EXPECT_NEAR(Gb("ulysses=2", 1024), 7.2, 0.05 * 7.2);
-  EXPECT_NEAR(Gb("pipefusion=2,patches=4,warmup_steps=1", 1024), 7.1, 0.05 * 7.1);
+  EXPECT_NEAR(Gb("ulysses=2,shared_text=1", 1024), 7.2, 0.05 * 7.2);
+  EXPECT_NEAR(Gb("pipefusion=2,patches=4,warmup_steps=1,shared_text=1", 1024), 7.1, 0.05 * 7.1);
 }
 
 // README: peak GB a GPU at 2048 px, of the transformer alone: its weights, caches and a step.
@@ -84,6 +84,13 @@ TEST_F(MemoryTableTest, IsWhatWasMeasuredOfDecoding) {
     EXPECT_NEAR(static_cast<double>(Of("", size_px).work) / 1e9, one, 0.2 * one) << size_px;
     EXPECT_NEAR(static_cast<double>(Of("ring=2", size_px).work) / 1e9, two, 0.3 * two) << size_px;
   }
+}
+
+TEST_F(MemoryTableTest, RanksHoldTheTextEncoderWholeUnlessTheyShareIt) {
+  const int64_t text = 2 * shape_.text_elements;
+  EXPECT_EQ(Of("ulysses=4", 1024).weights, Of("", 1024).weights);
+  EXPECT_EQ(Of("ulysses=4,shared_text=1", 1024).weights, Of("", 1024).weights - text * 3 / 4);
+  EXPECT_EQ(Of("ulysses=4,shared_text=0", 1024), Of("ulysses=4", 1024));
 }
 
 TEST_F(MemoryTableTest, StagesHoldTheirOwnBlocks) {

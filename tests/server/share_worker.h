@@ -92,6 +92,10 @@ class ShareWorker final : public WorkerClient {
   std::vector<int64_t> stops() const {
     return Locked([this] { return stops_; });
   }
+  // The texts of the last one.
+  std::vector<std::string> hint() const {
+    return Locked([this] { return hint_; });
+  }
   size_t jobs() const {
     return Locked([this] { return jobs_.size(); });
   }
@@ -172,6 +176,10 @@ class ShareWorker final : public WorkerClient {
     jobs_.push_back(job);
     return std::make_unique<ScriptedCall>(std::move(job));
   }
+  void Prepare(const worker::v1::PrepareRequest& request) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    hint_.assign(request.texts().begin(), request.texts().end());
+  }
   std::unique_ptr<WatchCall> Watch(absl::Duration interval,
                                    std::function<void(const worker::v1::WatchResponse&)> on_beat,
                                    std::function<void(absl::Status)> on_end) override {
@@ -248,6 +256,7 @@ class ShareWorker final : public WorkerClient {
   int leaves_ = 0;
   std::vector<int64_t> stops_;
   std::vector<std::shared_ptr<ScriptedJob>> jobs_;
+  std::vector<std::string> hint_;
 };
 
 // A client of a worker that belongs to the test.
@@ -277,6 +286,7 @@ class SharedClient final : public WorkerClient {
   std::unique_ptr<ExecuteCall> Execute(const worker::v1::ExecuteRequest& request) override {
     return worker_->Execute(request);
   }
+  void Prepare(const worker::v1::PrepareRequest& request) override { worker_->Prepare(request); }
   std::unique_ptr<WatchCall> Watch(absl::Duration interval,
                                    std::function<void(const worker::v1::WatchResponse&)> on_beat,
                                    std::function<void(absl::Status)> on_end) override {

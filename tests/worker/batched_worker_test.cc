@@ -246,7 +246,7 @@ TEST_F(BatchedWorkerTest, TakesHintsForAWholeBatch) {
   const auto hints = std::make_shared<TextHints>();
   Load([&] {
     auto loaded = LoadFakeGroup(2, {});
-    loaded->text_hints = hints;
+    loaded->text_hints = {hints};
     return loaded;
   });
   AwaitState(worker::v1::WORKER_STATE_READY);

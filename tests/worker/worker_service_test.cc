@@ -221,7 +221,7 @@ TEST_F(WorkerServiceTest, WatchBeatsAtOnceAtIntervalsAndAtChanges) {
 }
 
 TEST_F(WorkerServiceTest, TakesAHintWhateverItDoesAndRefusesWhatIsNone) {
-  const auto hints = std::make_shared<TextHints>();
+  const RanksHints hints = {std::make_shared<TextHints>(), std::make_shared<TextHints>()};
   Load([&] {
     auto loaded = LoadFakeGroup(2, {});
     loaded->text_hints = hints;
@@ -237,7 +237,9 @@ TEST_F(WorkerServiceTest, TakesAHintWhateverItDoesAndRefusesWhatIsNone) {
     return socket_->stub().Prepare(&context, request, &response);
   };
   EXPECT_TRUE(prepare({"a star", ""}).ok());
-  EXPECT_THAT(*hints->Await({}), testing::ElementsAre("a star", ""));
+  for (const auto& of_rank : hints) {
+    EXPECT_THAT(*of_rank->Await({}), testing::ElementsAre("a star", ""));
+  }
   EXPECT_EQ(ReasonIn(prepare({"one", "two", "three"})), "INVALID_REQUEST");
   EXPECT_EQ(ReasonIn(prepare({std::string((8 << 10) + 1, 'a')})), "INVALID_REQUEST");
   worker_->Stop(absl::Seconds(5));
