@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Images over gRPC from a running patchflow-server: time to ready, seconds an image, milliseconds a step, peak memory.
+"""Images over gRPC from a running patchflow-server: time to ready, seconds an image and in each stage of it, peak memory,
+and what its ranks say of their communication.
 
     bench/end_to_end.py MODEL_DIR [--device cuda] [--dtype bfloat16] [--ranks N] [--layout "{ulysses: 2}"]
-                        [--size 1024x1024] [--steps 20] [--images 5] [--json FILE] [--keep-image FILE]
+                        [--size 1024x1024] [--steps 20] [--images 5] [--clients 1] [--json FILE]
+                        [--keep-image FILE]
 
 Starts the programs of build/bin (or PATH), drives them with the command-line client, and stops them.
 """
 
 import argparse
+import concurrent.futures
 import json
 import pathlib
 import re
@@ -16,6 +19,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+import urllib.request
 
 BIN = pathlib.Path(__file__).resolve().parent.parent / "build" / "bin"
 READY_TIMEOUT_S = 400
@@ -58,6 +62,13 @@ class RunningServer:
             time.sleep(0.05)
         raise TimeoutError(self.log_path.read_text())
 
+    def communication(self) -> dict[str, float]:
+        """Seconds of each rank so far, by the metric's name and labels."""
+        address = self._wait(r'"metrics":\s*"([^"]+:\d+)"')
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as page:
+            lines = page.read().decode().splitlines()
+        return {name: float(value) for name, value in (line.split() for line in lines if line.startswith("patchflow_comm_duration_"))}
+
     def stop(self):
         self.process.terminate()
         try:
@@ -80,6 +91,12 @@ def generate(server: RunningServer, size: str, steps: int, seed: int, out: pathl
     return {"client_s": time.monotonic() - began, "reply": json.loads(done.stdout.splitlines()[-1])}
 
 
+def medians(replies: list[dict]) -> dict[str, float]:
+    """Seconds of each stage."""
+    stages = replies[0]["timings"]
+    return {stage: statistics.median(reply["timings"][stage] for reply in replies) for stage in stages}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("model", type=pathlib.Path)
@@ -91,6 +108,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=4.5)
     parser.add_argument("--images", type=int, default=5, help="after the first; 0: the first alone")
+    parser.add_argument("--clients", type=int, default=1, help="that ask for them at once, each for one after the other")
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--keep-image", type=pathlib.Path)
     arguments = parser.parse_args()
@@ -106,15 +124,24 @@ def main() -> None:
         try:
             report = {"ready_s": server.seconds_to_ready(), "size": arguments.size, "steps": arguments.steps}
             report["layout"], report["ranks"] = arguments.layout, arguments.ranks
-            runs = []
-            for seed in range(arguments.images + 1):
+            report["clients"] = arguments.clients
+
+            def run(seed: int) -> dict:
                 out = directory / f"{seed}.png"
-                runs.append(generate(server, arguments.size, arguments.steps, seed, out, arguments.guidance))
+                return generate(server, arguments.size, arguments.steps, seed, out, arguments.guidance)
+
+            runs = [run(0)]
+            began = time.monotonic()
+            with concurrent.futures.ThreadPoolExecutor(arguments.clients) as pool:
+                runs += pool.map(run, range(1, arguments.images + 1))
+            report["images_per_s"] = arguments.images / (time.monotonic() - began)
             if arguments.keep_image:
                 shutil.copy(directory / "0.png", arguments.keep_image)
             report["first_image_s"] = runs[0]["client_s"]
             report["image_s"] = statistics.median(run["client_s"] for run in runs[1:] or runs)
             report["replies"] = [run["reply"] for run in runs]
+            report["timings"] = medians(report["replies"][1:] or report["replies"])
+            report["communication"] = server.communication()
         finally:
             server.stop()
     print(json.dumps({key: value for key, value in report.items() if key != "replies"}))
