@@ -171,10 +171,10 @@ RankMemory MemoryOfRank(const ModelShape& shape, const LayoutDegrees& layout, in
     blocks += shape.block_elements[static_cast<size_t>(i)];
   }
   RankMemory memory;
-  memory.weights = element_bytes *
-                   (CeilDiv(shape.text_elements, layout.shared_text ? layout.ranks() : 1) +
-                    CeilDiv(blocks, layout.tensor) + shape.transformer_elements +
-                    shape.decoder_elements);
+  memory.weights =
+      element_bytes *
+      (CeilDiv(shape.text_elements, layout.shared_text ? layout.ranks() : 1) +
+       CeilDiv(blocks, layout.tensor) + shape.transformer_elements + shape.decoder_elements);
   const int64_t rows = batch_size * (layout.guidance > 1 ? 1 : 2);
   const int64_t tokens =
       CeilDiv(width_px, shape.token_px) * CeilDiv(height_px, shape.token_px) * rows;
