@@ -202,7 +202,8 @@ bool IsOutOfMemory(const Facts& facts, Diagnosis& found) {
   found.sentence = absl::StrCat("A rank ran out of memory", Where(facts), ": ",
                                 failure.empty() ? facts.fault : failure, ".");
   found.advice =
-      "Allow smaller images (limits.max_pixels), take a layout that splits the weights, "
+      "Allow smaller images (limits.max_pixels), take a layout that splits the weights (tensor, "
+      "shared_text), "
       "or give the device to this server alone.";
   found.evidence = {failure.empty() ? facts.fault : failure};
   return true;
