@@ -85,11 +85,17 @@ ordered_json BeatOf(const worker::v1::WatchResponse& beat, absl::Duration age) {
 }
 
 ordered_json ConfigurationOf(const GroupConfig& group) {
-  return {{"model", group.model},     {"model_name", group.model_name},
-          {"device", group.device},   {"dtype", group.dtype},
-          {"ranks", group.ranks},     {"layout", group.layout},
-          {"threads", group.threads}, {"default_guidance", group.default_guidance},
-          {"warmup", group.warmup},   {"batch_size", group.batch_size}};
+  return {{"model", group.model},
+          {"model_name", group.model_name},
+          {"device", group.device},
+          {"dtype", group.dtype},
+          {"ranks", group.ranks},
+          {"first_gpu", group.first_gpu},
+          {"layout", group.layout},
+          {"threads", group.threads},
+          {"default_guidance", group.default_guidance},
+          {"warmup", group.warmup},
+          {"batch_size", group.batch_size}};
 }
 
 ordered_json IdsOf(const std::vector<std::shared_ptr<Generation>>& generations) {

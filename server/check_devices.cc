@@ -27,10 +27,22 @@ bool OnGpus(const GroupConfig& group, const absl::StatusOr<HostGpus>& gpus) {
   return group.device == "cuda" || (group.device == "auto" && gpus.ok() && !gpus->gpus.empty());
 }
 
-std::string Describe(const HostGpus& gpus, size_t ranks) {
+// Those of its ranks, as far as there are any.
+HostGpus GpusOf(const GroupConfig& group, const HostGpus& all) {
+  HostGpus own{.driver = all.driver, .gpus = {}, .links = {}};
+  const auto first = static_cast<size_t>(group.first_gpu);
+  const size_t end = std::min(first + static_cast<size_t>(group.ranks), all.gpus.size());
+  for (size_t i = first; i < end; ++i) {
+    own.gpus.push_back(all.gpus[i]);
+    own.links.emplace_back(all.links[i].begin() + group.first_gpu,
+                           all.links[i].begin() + static_cast<ptrdiff_t>(end));
+  }
+  return own;
+}
+
+std::string Describe(const HostGpus& gpus) {
   std::vector<std::string> kinds;
-  for (size_t i = 0; i < std::min(ranks, gpus.gpus.size()); ++i) {
-    const HostGpu& gpu = gpus.gpus[i];
+  for (const HostGpu& gpu : gpus.gpus) {
     kinds.push_back(
         absl::StrCat(gpu.name, " of ", Gib(gpu.memory_bytes), " GiB (", gpu.bus_id, ")"));
   }
@@ -54,22 +66,23 @@ CheckRow DevicesRow(const GroupConfig& group, const std::string& what,
     return {what, CheckRow::kBad,
             absl::StrCat(group.ranks, " GPUs are asked for: ", gpus.status().message())};
   }
-  const auto found = static_cast<int>(gpus->gpus.size());
-  if (found < group.ranks) {
+  const size_t found = gpus->gpus.size();
+  const HostGpus own = GpusOf(group, *gpus);
+  if (static_cast<int>(own.gpus.size()) < group.ranks) {
+    const std::string from =
+        group.first_gpu > 0 ? absl::StrCat(" from number ", group.first_gpu, " on") : "";
     return {what, CheckRow::kBad,
-            absl::StrCat(group.ranks, " GPUs are asked for, ", found,
-                         " found: ", Describe(*gpus, gpus->gpus.size()))};
+            absl::StrCat(group.ranks, " GPUs", from, " are asked for, ", found,
+                         " found: ", Describe(*gpus))};
   }
   return {what, CheckRow::kGood,
-          absl::StrCat(group.ranks, " of ", found,
-                       " GPUs: ", Describe(*gpus, static_cast<size_t>(group.ranks)))};
+          absl::StrCat(group.ranks, " of ", found, " GPUs: ", Describe(own))};
 }
 
-CheckRow LinksRow(const GroupConfig& group, const std::string& what, const HostGpus& gpus) {
+CheckRow LinksRow(const std::string& what, const HostGpus& gpus) {
   std::map<GpuLink, std::vector<std::string>> pairs;
-  const auto ranks = std::min(static_cast<size_t>(group.ranks), gpus.gpus.size());
-  for (size_t i = 0; i < ranks; ++i) {
-    for (size_t j = i + 1; j < ranks; ++j) {
+  for (size_t i = 0; i < gpus.gpus.size(); ++i) {
+    for (size_t j = i + 1; j < gpus.gpus.size(); ++j) {
       pairs[gpus.links[i][j]].push_back(absl::StrCat(i, "-", j));
     }
   }
@@ -134,9 +147,12 @@ CheckRow MemoryRow(const GroupConfig& group, const std::string& what, const Mode
 std::vector<CheckRow> CheckDevices(const GroupConfig& group, const std::string& prefix,
                                    const absl::StatusOr<HostGpus>& gpus) {
   std::vector<CheckRow> rows = {DevicesRow(group, prefix + "devices", gpus)};
-  const HostGpus* on = OnGpus(group, gpus) && gpus.ok() ? &*gpus : nullptr;
-  if (on != nullptr && group.ranks > 1 && on->gpus.size() > 1) {
-    rows.push_back(LinksRow(group, prefix + "links", *on));
+  std::optional<HostGpus> own;
+  if (OnGpus(group, gpus) && gpus.ok()) {
+    own = GpusOf(group, *gpus);
+  }
+  if (own.has_value() && own->gpus.size() > 1) {
+    rows.push_back(LinksRow(prefix + "links", *own));
   }
   auto shape = ReadModelShape(group.model);
   if (!shape.ok()) {
@@ -156,8 +172,8 @@ std::vector<CheckRow> CheckDevices(const GroupConfig& group, const std::string& 
     int64_t width_px = 0;
     int64_t height_px = 0;
     if (absl::SimpleAtoi(sides.first, &width_px) && absl::SimpleAtoi(sides.second, &height_px)) {
-      rows.push_back(
-          MemoryRow(group, absl::StrCat(prefix, "memory ", size), *shape, width_px, height_px, on));
+      rows.push_back(MemoryRow(group, absl::StrCat(prefix, "memory ", size), *shape, width_px,
+                               height_px, own.has_value() ? &*own : nullptr));
     }
   }
   return rows;
@@ -165,18 +181,27 @@ std::vector<CheckRow> CheckDevices(const GroupConfig& group, const std::string& 
 
 std::vector<CheckRow> CheckSharedDevices(const ServerConfig& config,
                                          const absl::StatusOr<HostGpus>& gpus) {
-  std::vector<std::string> names;
+  std::map<int, std::vector<std::string>> names;  // Of each GPU.
   for (const GroupConfig& group : config.groups) {
-    if (group.local() && OnGpus(group, gpus)) {
-      names.push_back(group.name);
+    if (!group.local() || !OnGpus(group, gpus)) {
+      continue;
+    }
+    for (int rank = 0; rank < group.ranks; ++rank) {
+      names[group.first_gpu + rank].push_back(group.name);
     }
   }
-  if (names.size() < 2) {
+  std::vector<std::string> shared;
+  for (const auto& [gpu, groups] : names) {
+    if (groups.size() > 1) {
+      shared.push_back(absl::StrCat("GPU ", gpu, ": ", absl::StrJoin(groups, ", ")));
+    }
+  }
+  if (shared.empty()) {
     return {};
   }
   return {{"groups", CheckRow::kWarning,
-           absl::StrCat(absl::StrJoin(names, ", "),
-                        " all run on the GPUs from 0 on: what they need adds up")}};
+           absl::StrCat(absl::StrJoin(shared, "; "),
+                        "; what they need adds up, unless first_gpu parts them")}};
 }
 
 }  // namespace patchflow

@@ -12,9 +12,9 @@
 
 namespace patchflow {
 
-// Of a group that is started here, whose rank r runs on GPU r: "PREFIXdevices", "PREFIXlinks" where
-// it has several GPUs, and for each size of `warmup` (else the model's own) "PREFIXmemory SIZE".
-// `gpus`: what FindGpus() said. Without GPUs the memory is shown without a verdict.
+// Of a group that is started here: "PREFIXdevices", "PREFIXlinks" where it has several GPUs, and
+// for each size of `warmup` (else the model's own) "PREFIXmemory SIZE". `gpus`: what FindGpus()
+// said. Without GPUs the memory is shown without a verdict.
 std::vector<CheckRow> CheckDevices(const GroupConfig& group, const std::string& prefix,
                                    const absl::StatusOr<HostGpus>& gpus);
 

@@ -19,6 +19,7 @@ namespace {
 
 constexpr int64_t kMaxFileBytes = 1 << 20;
 constexpr size_t kMaxWorkers = 64;
+constexpr int kMaxFirstGpu = 63;  // The worker's --first-gpu.
 
 bool NameIsPlain(const std::string& name) {
   return !name.empty() && name.size() <= 64 &&
@@ -81,8 +82,8 @@ void ReadWorkers(MapReader& reader, GroupConfig& group) {
       reader.Fault("workers", absl::StrCat("'", worker, "' is named twice"));
     }
   }
-  for (const char* key :
-       {"model", "device", "dtype", "ranks", "processes", "layout", "threads", "warmup"}) {
+  for (const char* key : {"model", "device", "dtype", "ranks", "first_gpu", "processes", "layout",
+                          "threads", "warmup"}) {
     if (!group.local() && reader.Has(key)) {
       reader.Fault(key, "belongs to the worker's own command line when 'workers' is given");
     }
@@ -91,6 +92,10 @@ void ReadWorkers(MapReader& reader, GroupConfig& group) {
 
 void ReadRanks(MapReader& reader, GroupConfig& group) {
   group.ranks = static_cast<int>(reader.Integer("ranks", 1, 1, 64));
+  group.first_gpu = static_cast<int>(reader.Integer("first_gpu", 0, 0, kMaxFirstGpu));
+  if (reader.Has("first_gpu") && group.device == "cpu") {
+    reader.Fault("first_gpu", "has no meaning with 'device: cpu'");
+  }
   group.processes = static_cast<int>(reader.Integer("processes", 1, 1, 64));
   if (group.ranks % group.processes != 0) {
     reader.Fault("processes",

@@ -16,6 +16,7 @@
 //       dtype: auto                # auto, float32, bfloat16, float16; float8 on Hopper: bfloat16
 //                                  # with the products of the transformer's blocks in 8 bits
 //       ranks: 1
+//       first_gpu: 0               # rank r runs on GPU first_gpu + r of this host
 //       processes: 1               # that share them, each with ranks / processes; 1 is fastest
 //       layout: {}                 # pipefusion, patches, warmup_steps, distrifusion, ulysses,
 //       ring, tensor, guidance,
@@ -75,6 +76,7 @@ struct GroupConfig {
   std::string device = "auto";
   std::string dtype = "auto";
   int ranks = 1;
+  int first_gpu = 0;
   int processes = 1;  // Of a group that is started here; `ranks` is a multiple.
   std::string
       layout;  // As patchflow-worker takes it: "pipefusion=2,patches=4"; empty for the defaults.
@@ -98,7 +100,7 @@ struct Limits {
   int max_steps = 200;
   int max_prompt_bytes = 8192;
   int max_queue = 256;                             // Requests that wait for a group, per model.
-  absl::Duration max_queue_work = absl::Hours(1);  // Their estimated runs, summed, per model.
+  absl::Duration max_queue_work = absl::Hours(1);  // Their estimated runs, per model.
   double requests_per_second = 0;                  // Of one client; 0: any number.
   int burst = 20;                                  // Of one client at once.
   int64_t max_unary_bytes = (4 << 20) - (64 << 10);

@@ -27,16 +27,15 @@ std::vector<std::string> ShareCommand(const std::string& binary, const GroupConf
                                       const std::string& fault_orders) {
   GroupConfig share = group;
   share.ranks = group.ranks / group.processes;
+  share.first_gpu = group.first_gpu + index * share.ranks;
   if (share.threads == 0) {  // A worker thinks that it has the host for itself.
     share.threads =
         std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / group.ranks);
   }
   std::vector<std::string> command =
       WorkerCommand(binary, share, socket, supervision, fault_orders);
-  for (const std::string& word : {std::string("--group-ranks"), absl::StrCat(group.ranks),
-                                  std::string("--first-gpu"), absl::StrCat(index * share.ranks)}) {
-    command.push_back(word);
-  }
+  command.emplace_back("--group-ranks");
+  command.push_back(absl::StrCat(group.ranks));
   return command;
 }
 

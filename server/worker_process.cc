@@ -200,6 +200,9 @@ std::vector<std::string> WorkerCommand(const std::string& binary, const GroupCon
   if (!group.layout.empty()) {
     add("--layout", group.layout);
   }
+  if (group.first_gpu > 0) {
+    add("--first-gpu", absl::StrCat(group.first_gpu));
+  }
   if (group.threads > 0) {
     add("--threads", absl::StrCat(group.threads));
   }

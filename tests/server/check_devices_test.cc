@@ -71,6 +71,18 @@ TEST_F(CheckDevicesTest, FindsThatThereAreTooFew) {
   EXPECT_THAT(Row("devices").text, HasSubstr("4 GPUs are asked for: NVML can't be initialized"));
 }
 
+TEST_F(CheckDevicesTest, LooksAtTheGpusFromTheFirstOneOn) {
+  group_.first_gpu = 1;
+  EXPECT_THAT(Row("devices").text, HasSubstr("1 of 2 GPUs: Fake H1 of 80.00 GiB (00000000:2B"));
+  EXPECT_THAT(Row("memory 1024x1024").text, HasSubstr(" of 80.00 GiB"));
+  TakeRanks(2, "ulysses=2");
+  EXPECT_EQ(Row("devices").verdict, CheckRow::kBad);
+  EXPECT_THAT(Row("devices").text,
+              HasSubstr("2 GPUs from number 1 on are asked for, 2 found: Fake H1"));
+  group_.first_gpu = 5;
+  EXPECT_EQ(Row("devices").verdict, CheckRow::kBad);
+}
+
 TEST_F(CheckDevicesTest, TakesWhatCudaShows) {
   EXPECT_THAT(Row("devices", "1").text,
               HasSubstr("1 of 1 GPUs: Fake H1 of 80.00 GiB (00000000:2B"));
@@ -110,9 +122,11 @@ TEST_F(CheckDevicesTest, TellsTheMemoryOfEachRankAndSize) {
   group_.warmup = {"1024x1024", "2048x1024"};
   const CheckRow row = Row("memory 1024x1024");
   EXPECT_EQ(row.verdict, CheckRow::kGood);
-  EXPECT_THAT(row.text, HasSubstr("rank 0: 4.94 weights + 0.35 caches + 1.00 work + 1.50 CUDA = "
-                                  "about 7.79 of 80.00 GiB; rank 1: "));
+  EXPECT_THAT(row.text, HasSubstr("rank 0: 9.37 weights + 0.35 caches + 1.00 work + 1.50 CUDA = "
+                                  "about 12.22 of 80.00 GiB; rank 1: "));
   EXPECT_THAT(Row("memory 2048x1024").text, HasSubstr("0.70 caches"));
+  TakeRanks(2, "pipefusion=2,blocks=10+18,shared_text=1");
+  EXPECT_THAT(Row("memory 1024x1024").text, HasSubstr("rank 0: 4.94 weights"));
   TakeRanks(2, "ulysses=2");
   EXPECT_THAT(Row("memory 1024x1024").text, HasSubstr("ranks 0-1: "));
 }
@@ -143,7 +157,14 @@ TEST_F(CheckDevicesTest, SaysThatGroupsShareGpus) {
   const auto rows = CheckSharedDevices(config, FindGpus(FAKE_NVML, nullptr));
   ASSERT_EQ(rows.size(), 1U);
   EXPECT_EQ(rows[0].verdict, CheckRow::kWarning);
-  EXPECT_THAT(rows[0].text, HasSubstr("g, h all run on the GPUs from 0 on"));
+  EXPECT_THAT(rows[0].text, HasSubstr("GPU 0: g, h; what they need adds up"));
+  config.groups[0].ranks = 2;
+  config.groups[1].first_gpu = 1;
+  EXPECT_THAT(CheckSharedDevices(config, FindGpus(FAKE_NVML, nullptr))[0].text,
+              HasSubstr("GPU 1: g, h;"));
+  config.groups[0].ranks = 1;
+  EXPECT_TRUE(CheckSharedDevices(config, FindGpus(FAKE_NVML, nullptr)).empty());
+  config.groups[1].first_gpu = 0;
   config.groups[1].device = "cpu";
   EXPECT_TRUE(CheckSharedDevices(config, FindGpus(FAKE_NVML, nullptr)).empty());
 }

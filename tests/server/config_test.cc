@@ -98,6 +98,19 @@ TEST(ConfigTest, KnowsEveryDtypeAndNoOther) {
                         "float8"));
 }
 
+TEST(ConfigTest, PlacesAGroupOnGpus) {
+  auto config = Parse("groups: [{model: models/shapes}, {model: models/shapes, first_gpu: 4}]");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->groups[0].first_gpu, 0);
+  EXPECT_EQ(config->groups[1].first_gpu, 4);
+  const std::string faults = Faults(
+      "groups: [{model: models/shapes, first_gpu: 64}, {model: models/shapes, device: cpu, "
+      "first_gpu: 1}, {model_name: b, workers: ['h:1'], first_gpu: 1}]");
+  EXPECT_THAT(faults, HasSubstr("groups[0].first_gpu: 64 "));
+  EXPECT_THAT(faults, HasSubstr("groups[1].first_gpu: has no meaning with 'device: cpu'"));
+  EXPECT_THAT(faults, HasSubstr("groups[2].first_gpu: belongs to the worker's own command line"));
+}
+
 TEST(ConfigTest, GivesEachStageItsBlocks) {
   auto config = Parse("groups: [{model: models/shapes, layout: {pipefusion: 2, blocks: [3, 5]}}]");
   ASSERT_TRUE(config.ok()) << config.status();

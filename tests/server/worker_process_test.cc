@@ -92,6 +92,17 @@ TEST(WorkerProcessTest, TheCommandLineHasTheSizesToWarmUpWith) {
   EXPECT_EQ(*(flag + 1), "1024x1024,1024x512");
 }
 
+TEST(WorkerProcessTest, TheCommandLineHasTheFirstGpuIfItIsAnother) {
+  GroupConfig group;
+  EXPECT_THAT(WorkerCommand("worker", group, "/run/0.1", {}),
+              ::testing::Not(Contains("--first-gpu")));
+  group.first_gpu = 3;
+  const auto words = WorkerCommand("worker", group, "/run/0.1", {});
+  const auto flag = std::find(words.begin(), words.end(), "--first-gpu");
+  ASSERT_LT(flag, words.end() - 1);
+  EXPECT_EQ(*(flag + 1), "3");
+}
+
 TEST(WorkerProcessTest, TheCommandLineHasTheBatchSizeOfABatchingGroup) {
   GroupConfig group;
   EXPECT_THAT(WorkerCommand("worker", group, "/run/0.1", {}),
