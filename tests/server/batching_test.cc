@@ -32,7 +32,7 @@ class BatchingTest : public ::testing::Test {
 
   v1::GenerateImagesRequest Blocker() {
     v1::GenerateImagesRequest request = RunningServer::Request("a blocker");
-    request.mutable_sampling()->set_steps(50);
+    request.mutable_sampling()->set_steps(200);  // Time for a busy machine to send the others.
     return request;
   }
   // Sent while a blocker runs, after what `first` sends. What each brought, in order.
