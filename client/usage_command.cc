@@ -2,7 +2,6 @@
 #include <CLI/App.hpp>
 #include <algorithm>
 #include <fstream>
-#include <istream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -13,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "client/commands.h"
 #include "client/generation_result.h"
+#include "client/usage_sums.h"
 
 namespace patchflow {
 namespace {
@@ -24,53 +24,6 @@ struct Options {
   std::string since;
   bool json = false;
 };
-
-// What one identity used.
-struct Usage {
-  int64_t calls = 0;
-  int64_t failed = 0;  // Calls that ended with an error.
-  int64_t generations = 0;
-  int64_t images = 0;
-  double megapixel_steps = 0;
-  double device_seconds = 0;
-  int64_t image_bytes = 0;
-
-  void Add(const json& record) {
-    const bool ok = record.value("code", "") == "OK";
-    if (record.value("event", "") == "call") {
-      ++calls;
-      failed += ok ? 0 : 1;
-      return;
-    }
-    const int64_t made = record.value("images", int64_t{0});
-    ++generations;
-    images += made;
-    megapixel_steps += static_cast<double>(made) * record.value("steps", 0.0) *
-                       record.value("width", 0.0) * record.value("height", 0.0) / 1e6;
-    device_seconds += record.value("device_seconds", 0.0);
-    image_bytes += record.value("image_bytes", int64_t{0});
-  }
-};
-
-// Sums every line of an audit log that is not older than `since`. INVALID_ARGUMENT naming the line
-// that is none.
-absl::Status Sum(std::istream& log, const std::string& name, const std::string& since,
-                 std::map<std::string, Usage>& usage) {
-  std::string line;
-  for (int number = 1; std::getline(log, line); ++number) {
-    if (line.empty()) continue;
-    const json record = json::parse(line, nullptr, false);
-    try {
-      // Times are of one length and zone, so their order is that of their text.
-      if (record.at("time").get<std::string>() >= since)
-        usage[record.at("identity").get<std::string>()].Add(record);
-    } catch (const json::exception&) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(name, ":", number, ": is no line of an audit log"));
-    }
-  }
-  return absl::OkStatus();
-}
 
 json Json(const std::string& identity, const Usage& usage) {
   return {{"identity", identity},
@@ -98,22 +51,39 @@ void Print(const std::map<std::string, Usage>& usage, std::ostream& out) {
   out << std::flush;
 }
 
+// What is missing from the sums.
+void Warn(const UsageSums& sums, std::ostream& err) {
+  for (const std::string& place : sums.unreadable_places()) {
+    err << Printable(absl::StrCat("patchflow: ", place, ": is no line of an audit log\n"));
+  }
+  const auto named = static_cast<int64_t>(sums.unreadable_places().size());
+  if (sums.unreadable_lines() > named) {
+    err << "patchflow: so are " << sums.unreadable_lines() - named << " more\n";
+  }
+  if (sums.lost_lines() > 0) {
+    err << "patchflow: lines that the server had no room for, missing from the sums: "
+        << sums.lost_lines() << "\n";
+  }
+  err << std::flush;
+}
+
 int Run(const Options& options, Session& session) {
-  std::map<std::string, Usage> usage;
+  UsageSums sums(options.since);
   for (const std::string& file : options.files) {
     std::ifstream log(file);
     if (!log) return Fail(session.console, kExitUsage, absl::StrCat("can't read ", file));
-    if (const absl::Status status = Sum(log, file, options.since, usage); !status.ok())
+    if (const absl::Status status = sums.Add(log, file); !status.ok())
       return Fail(session.console, kExitUsage, std::string(status.message()));
   }
   if (options.json) {
     json list = json::array();
-    for (const auto& [identity, used] : usage) list.push_back(Json(identity, used));
+    for (const auto& [identity, used] : sums.identities()) list.push_back(Json(identity, used));
     session.console.out << JsonLine(list) << std::endl;
   } else {
-    Print(usage, session.console.out);
+    Print(sums.identities(), session.console.out);
   }
-  return kExitOk;
+  Warn(sums, session.console.err);
+  return sums.whole() ? kExitOk : kExitOther;
 }
 
 }  // namespace
@@ -122,7 +92,12 @@ void AddUsageCommand(CLI::App& app, Session& session) {
   const auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("usage", "Sum a server's audit log: what each identity used");
-  command->add_option("files", options->files, "Audit logs, as audit.file names them")
+  command
+      ->add_option(
+          "files", options->files,
+          "Audit logs, as audit.file names them. What is no line of one, and how many lines "
+          "the server had no room for, is told on standard error; the sums are then printed "
+          "without them, and the exit status is 1")
       ->type_name("FILE...")
       ->required();
   command->add_option("--since", options->since, "Leave out what is older: 2026-01-31, or longer")
