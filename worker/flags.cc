@@ -90,6 +90,9 @@ ParsedFlags ParseFlags(int argc, const char* const* argv) {
                  "For `patchflow chaos`: file whose orders to fail this worker obeys");
   app.add_flag("--die-with-parent", flags.die_with_parent,
                "End at once when the process that started this one ends");
+  app.add_flag("--check", flags.check,
+               "Look whether the model and the devices allow the other options, say so and end, "
+               "with exit status 0 or 2; load no weights, serve nothing");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -34,6 +34,7 @@ struct WorkerFlags {
   std::string log_level = "info";
   std::string fault_orders;
   bool die_with_parent = false;
+  bool check = false;  // Only look whether the model and the devices allow the rest.
 };
 
 struct ParsedFlags {

@@ -13,6 +13,7 @@
 #include "worker/encoder.h"
 #include "worker/guarded_engine.h"
 #include "worker/log.h"
+#include "worker/memory_sampler.h"
 #include "worker/warm_up.h"
 #include "worker/warm_up_agreement.h"
 #include "worker/worlds.h"
@@ -24,6 +25,7 @@ constexpr int64_t kMaxPixelsOnGpus = int64_t{kMaxSizePx} * kMaxSizePx;
 constexpr int64_t kMaxPixelsOnCpus = int64_t{2048} * 2048;
 // A rank that hangs never comes back, and the process ends anyway: no time for it.
 constexpr absl::Duration kAbort = absl::Seconds(1);
+constexpr absl::Duration kMemorySampling = absl::Seconds(1);
 
 int64_t MaxPixels(const LoadOptions& options) {
   return options.devices.are_gpus() ? kMaxPixelsOnGpus : kMaxPixelsOnCpus;
@@ -82,7 +84,7 @@ std::vector<CommunicationTime> CommunicationTimesOf(const CountingWorld& world) 
                                         {Operation::kAllToAll, "all2all"},
                                         {Operation::kSend, "p2p"}}) {
     const Traffic::Count count = world.Total(operation);
-    times.push_back({name, count.calls, absl::FromChrono(count.time)});
+    times.push_back({name, count.calls, absl::FromChrono(count.time), count.bytes});
   }
   return times;
 }
@@ -92,6 +94,12 @@ std::function<std::vector<RankFigures>()> FiguresOf(const LoadOptions& options,
   const std::vector<at::Device> devices = options.devices.of_rank;
   const int64_t total_bytes = TotalMemoryBytes(devices.front());
   const std::string name = options.devices.name;
+  const auto in_use =
+      options.devices.are_gpus()
+          ? std::make_shared<const MemorySampler>(
+                devices.size(), [devices](size_t rank) { return DeviceUsedBytes(devices[rank]); },
+                kMemorySampling)
+          : nullptr;
   return [=] {
     std::vector<RankFigures> figures;
     for (size_t rank = 0; rank < devices.size(); ++rank) {
@@ -100,6 +108,9 @@ std::function<std::vector<RankFigures>()> FiguresOf(const LoadOptions& options,
                          .memory_used_bytes = memory.used_bytes,
                          .memory_peak_bytes = memory.highest_bytes,
                          .memory_total_bytes = total_bytes,
+                         .memory_reserved_bytes = memory.reserved_bytes,
+                         .device_used_bytes = in_use == nullptr ? 0 : in_use->Used(rank),
+                         .device_peak_bytes = in_use == nullptr ? 0 : in_use->Peak(rank),
                          .communication_bytes = worlds->of_rank[rank]->Total().bytes,
                          .communication_times = CommunicationTimesOf(*worlds->of_rank[rank]),
                          .device = name});
@@ -139,27 +150,32 @@ Plan PlanOf(const LoadOptions& options, const std::string& model_digest) {
           .batch_size = options.batch_size};
 }
 
-absl::StatusOr<ModelDescription> Describe(const LoadOptions& options) {
-  absl::StatusOr<ModelDescription> description = DescribeModel(options.model_dir);
-  if (absl::IsNotFound(description.status())) return description.status();
-  if (!description.ok()) return EverythingWrong(options);
-  const auto ranks = static_cast<int>(options.devices.of_rank.size());
-  const absl::Status fits =
-      CheckLayout(options.layout, std::max(ranks, options.group_ranks), description->transformer);
-  if (!fits.ok()) return fits;
-  const absl::Status warm_up =
-      CheckWarmUp(options.warm_up, *description, options.layout, MaxPixels(options));
-  if (!warm_up.ok()) {
-    return absl::Status(warm_up.code(), absl::StrCat("--warm-up: ", warm_up.message()));
-  }
-  return description;
-}
-
 WarmUpPlan PlanOfWarmUp(const LoadOptions& options, const ModelDescription& description) {
   return PlanWarmUp(
       options.warm_up, description, options.layout, options.devices.are_gpus(),
       options.default_guidance > 0 ? options.default_guidance : description.default_guidance_scale,
       options.batch_size);
+}
+
+absl::Status CheckAgainst(const ModelDescription& description, const LoadOptions& options) {
+  const auto ranks = static_cast<int>(options.devices.of_rank.size());
+  const absl::Status fits =
+      CheckLayout(options.layout, std::max(ranks, options.group_ranks), description.transformer);
+  if (!fits.ok()) return fits;
+  const absl::Status warm_up = CheckWarmUp(PlanOfWarmUp(options, description).sizes, description,
+                                           options.layout, MaxPixels(options));
+  return warm_up.ok()
+             ? warm_up
+             : absl::Status(warm_up.code(), absl::StrCat("--warm-up: ", warm_up.message()));
+}
+
+absl::StatusOr<ModelDescription> Describe(const LoadOptions& options) {
+  absl::StatusOr<ModelDescription> description = DescribeModel(options.model_dir);
+  if (absl::IsNotFound(description.status())) return description.status();
+  if (!description.ok()) return EverythingWrong(options);
+  const absl::Status fits = CheckAgainst(*description, options);
+  if (!fits.ok()) return fits;
+  return description;
 }
 
 absl::StatusOr<LoadedGroup> Load(LoadOptions options, int first_rank,
@@ -210,6 +226,11 @@ absl::StatusOr<LoadedGroup> Load(LoadOptions options, int first_rank,
 }
 
 }  // namespace
+
+absl::Status CheckLoad(const LoadOptions& options) {
+  const absl::StatusOr<ModelDescription> description = DescribeModel(options.model_dir);
+  return description.ok() ? CheckAgainst(*description, options) : description.status();
+}
 
 absl::StatusOr<LoadedGroup> LoadGroup(const LoadOptions& options) {
   const absl::StatusOr<ModelDescription> description = Describe(options);

@@ -38,6 +38,9 @@ struct LoadOptions {
 // threads per operation.
 absl::StatusOr<LoadedGroup> LoadGroup(const LoadOptions& options);
 
+// What LoadGroup refuses before it reads weights, if anything: INVALID_ARGUMENT or NOT_FOUND.
+absl::Status CheckLoad(const LoadOptions& options);
+
 // The same for a worker with a share of the group's ranks, once it knows its place.
 ShareOptions LoadShare(const LoadOptions& options);
 

@@ -189,6 +189,31 @@ int ExitCodeOf(const absl::Status& failure) {
              : kExitFailed;
 }
 
+// Of GPUs that are not here, so that the rest can be looked at: nothing asks them.
+Devices AbsentGpus(int ranks) {
+  Devices devices;
+  devices.of_rank.assign(static_cast<size_t>(ranks), at::Device(at::kCUDA, 0));
+  return devices;
+}
+
+// --check: says what the worker would end for before it reads weights.
+int Check(const absl::Status& devices, const LoadOptions& load) {
+  const absl::Status fits = CheckLoad(load);
+  for (const auto& [what, status] : {std::pair{"devices", devices}, {"model", fits}}) {
+    if (status.ok()) continue;
+    Log(LogLevel::kError, "refused", {{"what", what}, {"why", std::string(status.message())}});
+  }
+  const bool ok = devices.ok() && fits.ok();
+  if (ok) {
+    Log(LogLevel::kInfo, "checked",
+        {{"device", load.devices.name},
+         {"dtype", load.devices.dtype_name},
+         {"layout", ToString(load.layout)}});
+  }
+  FlushLog();
+  return ok ? kExitOk : kExitRefused;
+}
+
 WorkerOptions OptionsOf(const WorkerFlags& flags, LoadOptions load, absl::Time process_start,
                         const std::shared_ptr<DeviceWatch>& devices, Ending& ending) {
   WorkerOptions options;
@@ -255,9 +280,9 @@ int Main(int argc, char** argv) {
   if (!layout.ok()) return Refuse(absl::StrCat("--layout: ", layout.status().message()));
   absl::StatusOr<std::vector<ImageSize>> warm_up = ParseWarmUp(flags.warm_up);
   if (!warm_up.ok()) return Refuse(absl::StrCat("--warm-up: ", warm_up.status().message()));
-  absl::StatusOr<Devices> devices =
+  const absl::StatusOr<Devices> devices =
       ChooseDevices(flags.device, flags.dtype, flags.ranks, flags.first_gpu);
-  if (!devices.ok()) return Refuse(std::string(devices.status().message()));
+  if (!devices.ok() && !flags.check) return Refuse(std::string(devices.status().message()));
   if (flags.group_ranks > 0 && flags.group_ranks < flags.ranks) {
     return Refuse(absl::StrCat("--group-ranks: ", flags.group_ranks, " is less than the ",
                                flags.ranks, " of --ranks"));
@@ -270,26 +295,28 @@ int Main(int argc, char** argv) {
   }
   if (const auto wrong = CheckAddresses(flags); wrong.has_value()) return Refuse(*wrong);
 
+  LoadOptions load{.model_dir = flags.model,
+                   .devices = devices.ok() ? *devices : AbsentGpus(flags.ranks),
+                   .group_ranks = flags.group_ranks,
+                   .layout = *std::move(layout),
+                   .batch_size = flags.batch_size,
+                   .threads = flags.threads,
+                   .default_guidance = flags.default_guidance,
+                   .warm_up = *std::move(warm_up),
+                   .load_timeout = flags.load_timeout,
+                   .first_run_timeout = flags.first_run_timeout,
+                   .phase_timeout = flags.phase_timeout,
+                   .watch = {}};
+  if (flags.check) return Check(devices.status(), load);
+
   const absl::StatusOr<RankWatch> watch = StartWatch(flags);
   if (!watch.ok()) return Refuse(std::string(watch.status().message()));
+  load.watch = *watch;
 
   Ending ending;
   TakeSignals(signals, ending);
-  const auto device_watch = std::make_shared<DeviceWatch>(devices->of_rank);
-  Worker worker(OptionsOf(flags,
-                          {.model_dir = flags.model,
-                           .devices = *std::move(devices),
-                           .group_ranks = flags.group_ranks,
-                           .layout = *std::move(layout),
-                           .batch_size = flags.batch_size,
-                           .threads = flags.threads,
-                           .default_guidance = flags.default_guidance,
-                           .warm_up = *std::move(warm_up),
-                           .load_timeout = flags.load_timeout,
-                           .first_run_timeout = flags.first_run_timeout,
-                           .phase_timeout = flags.phase_timeout,
-                           .watch = *watch},
-                          process_start, device_watch, ending));
+  const auto device_watch = std::make_shared<DeviceWatch>(load.devices.of_rank);
+  Worker worker(OptionsOf(flags, std::move(load), process_start, device_watch, ending));
   const DeviceAlarm alarm(
       [device_watch] { return device_watch->AskDriver(); }, kAskDriver,
       [&worker](const DeviceFault& fault) {

@@ -136,13 +136,20 @@ TEST_F(WarmUpTest, NamesTheSizeThatFailsAndEndsThere) {
 // A load of the bundled model.
 class LoadTest : public testing::Test {
  protected:
-  absl::StatusOr<LoadedGroup> Load(const std::string& warm_up) {
+  static LoadOptions Options(const std::string& warm_up, const std::string& layout = "") {
     LoadOptions options;
     options.model_dir = "models/shapes-256";
-    options.devices = ChooseDevices("cpu", "float32", 1, 0).value();
+    options.layout = ParseLayout(layout).value();
+    options.devices = ChooseDevices("cpu", "float32", options.layout.ranks(), 0).value();
     options.threads = 1;
     options.warm_up = Sizes(warm_up);
-    return LoadGroup(options);
+    return options;
+  }
+  static absl::StatusOr<LoadedGroup> Load(const std::string& warm_up) {
+    return LoadGroup(Options(warm_up));
+  }
+  static std::string Refusal(const LoadOptions& options) {
+    return std::string(CheckLoad(options).message());
   }
 };
 
@@ -153,6 +160,23 @@ TEST_F(LoadTest, RefusesASizeBeforeItReadsWeights) {
               HasSubstr("--warm-up: 64x1000: height 1000 is not a multiple of "));
   EXPECT_THAT(std::string(Load("2064x2064").status().message()),
               HasSubstr("4260096 pixels are above the limit of 4194304"));
+}
+
+TEST_F(LoadTest, IsCheckedWithoutWeights) {
+  EXPECT_EQ(Refusal(Options("64x64", "pipefusion=2")), "");
+  EXPECT_EQ(Refusal(Options("64x1000")), Load("64x1000").status().message());
+  EXPECT_THAT(Refusal(Options("", "ulysses=3")),
+              HasSubstr("4 heads can't be divided over 3 ranks"));
+  LoadOptions absent = Options("");
+  absent.model_dir = "models/absent";
+  EXPECT_THAT(Refusal(absent), HasSubstr("models/absent"));
+}
+
+TEST_F(LoadTest, RefusesALayoutForWhichItsOwnSizeHasTooFewTokens) {
+  EXPECT_THAT(Refusal(Options("", "pipefusion=2,patches=257")),
+              HasSubstr("--warm-up: 256x256: layout: 'pipefusion=2,patches=257,warmup_steps=1' "
+                        "divides an image into 257 shares"));
+  EXPECT_EQ(Refusal(Options("", "pipefusion=2,patches=256")), "");
 }
 
 TEST_F(LoadTest, RemembersWhatEverySizeTook) {
