@@ -1,61 +1,33 @@
 #!/usr/bin/env python3
 """How soon a cancellation takes effect, and what many of them leave behind.
 
-    bench/load/cancels.py [--rounds 50] [--real-rounds 10] [--cancels 10000] [--out FILE]
+    bench/load/cancels.py [--rounds 50] [--real-rounds 10] [--cancels 10000] [--late] [--out FILE]
 
 * A request that waits ends within 50 ms of CancelGeneration.
 * A running one ends as soon, and its group is free for the next within one step.
-* The same of a real worker: within a step of the bundled model, and while it decodes within a tile, of which the longest is
-  measured: how old the last sign of life of a rank gets meanwhile.
-* After many random cancellations nothing is left: no generation, no stream, no memory.
+* A real worker has ended the job within the step, or within the tile of decoding, in which it was cancelled
+  (running_cancels.py). --late cancels later than it says: this check must then fail.
+* After so many requests were cancelled at random nothing is left: no generation, no stream, no result, no file, no memory.
 """
 
 import argparse
+import collections
 import pathlib
 import random
 import statistics
 import sys
-import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
 
-import grpc  # noqa: E402
-
-from bench.load.fake_server import FakeServer, MeasuredServer, conclude, harness, load  # noqa: E402
+from bench.load.fake_server import Beside, FakeServer, conclude, harness, load  # noqa: E402
 from bench.load.join import accounting_faults  # noqa: E402
+from bench.load.running_cancels import cancel, real_faults, real_worker, request_of, wait_for_step  # noqa: E402
 from bench.load.soak import MAX_GROWTH_MIB  # noqa: E402
 
 MAX_END_S = 0.05
-STEP_MS = 100
-MARGIN_S = 0.05  # Of a machine with other work.
-
-
-def request_of(request_id: str, steps: int):
-    pb, _ = harness.api()
-    request = pb.GenerateImagesRequest(request_id=request_id, prompt=pb.Prompt(text=request_id))
-    request.sampling.steps, request.sampling.seed = steps, 1
-    return request
-
-
-def cancel(server: FakeServer, call, request_id: str) -> float:
-    """Seconds from CancelGeneration until the call of that request has ended with CANCELLED."""
-    pb, _ = harness.api()
-    began = time.monotonic()
-    server.stub.CancelGeneration(pb.CancelGenerationRequest(request_id=request_id), timeout=10)
-    try:
-        for _ in call:
-            pass
-    except grpc.RpcError as error:
-        assert error.code() == grpc.StatusCode.CANCELLED, error
-    return time.monotonic() - began
-
-
-def wait_for_step(call, step: int):
-    for message in call:
-        if message.WhichOneof("event") == "progress" and message.progress.step >= step:
-            return
-    raise AssertionError("the generation ended early")
+STEP_MS = 200
+MARGIN_S = 0.05  # Of a machine with other work: a quarter of a step.
 
 
 def free_after_cancel(server, first, request_id: str) -> float:
@@ -79,6 +51,7 @@ def free_after_cancel(server, first, request_id: str) -> float:
 def latencies(rounds: int) -> dict:
     """Of a queued and a running cancellation, and until the group works on the next request."""
     queued_s, running_s, free_s = [], [], []
+    chance = random.Random(3)
     with FakeServer(1, STEP_MS) as server:
         for i in range(rounds):
             first = server.stub.GenerateImages(request_of(f"first-{i}", 200), timeout=60)
@@ -93,6 +66,7 @@ def latencies(rounds: int) -> dict:
                 pass
             first = server.stub.GenerateImages(request_of(f"second-{i}", 200), timeout=60)
             wait_for_step(first, 1)
+            time.sleep(chance.uniform(0, STEP_MS / 1000))
             free_s.append(free_after_cancel(server, first, f"second-{i}"))
         latency = [sum(server.metric(f"patchflow_cancel_latency_seconds_{part}")) for part in ("sum", "count")]
     return {
@@ -105,122 +79,102 @@ def latencies(rounds: int) -> dict:
     }
 
 
-def decode_span_s(server, request_id: str) -> tuple[float, float]:
-    """When rank 0 began and ended decoding, since the epoch, by the server's trace."""
-    pb, _ = harness.api()
-    trace = server.stub.GetGenerationTrace(pb.GetGenerationTraceRequest(request_id=request_id), timeout=10)
-    [span] = [span for span in trace.spans if span.name == "decode" and span.row == "rank 0"]
-    began = trace.begin_time.ToNanoseconds()
-    return (began + span.begin_ns) / 1e9, (began + span.end_ns) / 1e9
+class DetachedStorm(Beside):
+    """Hands in jobs that go on without their clients, leaves, and cancels them at random."""
+
+    def __init__(self, server: FakeServer):
+        self.server = server
+        self.cancelled = 0
+        super().__init__()
+
+    def _run(self):
+        pb, _ = harness.api()
+        chance = random.Random(4)
+        number = 0
+        while not self._over.is_set():
+            request = request_of(f"detached-{number}", 4)
+            request.scheduling.on_disconnect = pb.DISCONNECT_POLICY_DETACH
+            number += 1
+            call = self.server.stub.GenerateImages(request, timeout=30)
+            next(call)
+            call.cancel()
+            time.sleep(chance.uniform(0, 0.03))
+            asked = pb.CancelGenerationRequest(request_id=request.request_id)
+            self.cancelled += self.server.stub.CancelGeneration(asked, timeout=10).state == pb.STATE_CANCELLED
 
 
-def longest_tile_s(server: MeasuredServer, asked) -> float:
-    """Of decoding one image: a rank gives a sign of life after each tile, and its age is a metric."""
-    ages: list[tuple[float, float]] = []
-    over = threading.Event()
-
-    def look():
-        while not over.is_set():
-            began = time.time()
-            [age] = server.metric("patchflow_rank_last_step_age_seconds")
-            ages.append(((began + time.time()) / 2, age))
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        harness.generate(server, asked)
-    finally:
-        over.set()
-        looking.join()
-    begin, end = decode_span_s(server, asked.request_id)
-    return max(age for when, age in ages if begin <= when - age and when <= end)
+def cancelled_in(audit: list[dict]) -> int:
+    return sum(line["event"] == "generation" and line["state"] == "STATE_CANCELLED" for line in audit)
 
 
-def real_worker(rounds: int) -> dict:
-    """On CPUs. A step of 256 px in the midst of denoising; a tile of the decoding of 512 px."""
-    steps_s, decode_s = [], []
-    chance = random.Random(3)
-    beats = {"supervision": {"heartbeat_interval": "10ms"}}
-    with MeasuredServer([harness.Group(harness.BUNDLED)], beats) as server:
-        server.wait_ready()
+def storm(server: FakeServer, requests: int, seed: int) -> collections.Counter:
+    """All of them give up; some too late. What became of how many."""
+    outcomes = load(
+        server, "--concurrency", 64, "--requests", requests, "--connections", 8, "--mix", "256x256:4",
+        "--cancels", 0.5, "--cancel-calls", 0.5, "--within", "100ms", "--seed", seed,
+    )["rows"][0]["outcomes"]  # fmt: skip
+    return collections.Counter({name: outcome["count"] for name, outcome in outcomes.items()})
 
-        def large(request_id: str):
-            request = request_of(request_id, 1)
-            request.image.width = request.image.height = 512
-            return request
 
-        alone = harness.generate(server, request_of("steps", 20)).completed
-        step_s = {timing.stage: timing.duration.ToNanoseconds() / 1e9 for timing in alone.timings}["denoise"] / 20
-        timings = harness.generate(server, large("large")).completed.timings
-        whole_decode_s = {timing.stage: timing.duration.ToNanoseconds() / 1e9 for timing in timings}["vae_decode"]
-        tile_s = statistics.median(longest_tile_s(server, large(f"tiles-{i}")) for i in range(3))
-        for i in range(rounds):
-            call = server.stub.GenerateImages(request_of(f"steps-{i}", 200), timeout=120)
-            wait_for_step(call, 3)
-            steps_s.append(free_after_cancel(server, call, f"steps-{i}"))
-            call = server.stub.GenerateImages(large(f"decode-{i}"), timeout=120)
-            wait_for_step(call, 1)
-            time.sleep(chance.uniform(0, 0.7 * whole_decode_s))  # Early tiles are the small ones.
-            decode_s.append(free_after_cancel(server, call, f"decode-{i}"))
-    return {
-        "step_s": step_s,
-        "free_in_steps_s": {"median": statistics.median(steps_s), "max": max(steps_s)},
-        "decode_s": whole_decode_s,
-        "longest_tile_s": tile_s,
-        "free_in_decode_s": {"median": statistics.median(decode_s), "max": max(decode_s)},
-    }
+# What counts something that is there for a cancelled request, or for one that ended before it was cancelled.
+STATE = (
+    "queue_depth", "queue_depth_by_priority", "queue_oldest_seconds", "requests_running", "streams_open", "generations_live",
+    "results_kept", "results_kept_bytes", "store_generations", "store_bytes", "audit_waiting_lines",
+)  # fmt: skip
+
+
+def state_faults(server: FakeServer, timeout_s: float = 30) -> list[str]:
+    """What is left once results and stored jobs are older than they may get."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        values = {name: server.metric(f"patchflow_{name}") for name in STATE}
+        faults = [f"patchflow_{name} is {found or 'missing'}" for name, found in values.items() if not found or any(found)]
+        images = [path.name for path in (server.log_path.parent / "store" / "images").iterdir()]
+        faults += [f"{len(images)} files are in the store: {images[:3]}"] if images else []
+        if not faults or time.monotonic() > deadline:
+            return faults
+        time.sleep(0.2)
 
 
 def leftovers(cancels: int) -> dict:
-    """What so many random cancellations leave."""
-    limits = {"result_bytes": 1 << 20, "result_age": "2s"}
-    with FakeServer(2, 3, more={"limits": limits}) as server:
-        def storm(requests: int, seed: int) -> dict:
-            return load(
-                server, "--concurrency", 64, "--requests", requests, "--connections", 8, "--mix", "256x256:4",
-                "--cancels", 0.5, "--cancel-calls", 0.5, "--within", "100ms", "--seed", seed,
-            )["rows"][0]["outcomes"]  # fmt: skip
-
-        storm(max(500, cancels // 10), 2)
-        server.settled_audit()
-        before_mib = server.resident_mib()
-        outcomes = storm(cancels, 3)
+    """What so many random cancellations leave: of so many generations that the audit log calls cancelled."""
+    more = {
+        "limits": {"result_bytes": 1 << 20, "result_age": "2s"},
+        "store": {"directory": "store", "max_age": "2s"},
+    }
+    with FakeServer(2, 3, more=more) as server:
+        storm(server, max(500, cancels // 10), 2)
+        audit = server.settled_audit()
+        before, before_mib = cancelled_in(audit), server.resident_mib()
+        cancelled, outcomes = 0, collections.Counter()
+        with DetachedStorm(server) as detached:
+            while cancelled < cancels:
+                outcomes += storm(server, max(200, cancels - cancelled), 3 + cancelled)
+                cancelled = cancelled_in(server.audit()) - before
         audit = server.settled_audit()
         growth_mib = server.resident_mib() - before_mib
-        faults = accounting_faults(server, audit)
-        deadline = time.monotonic() + 20
-        while sum(server.metric("patchflow_results_kept")) > 0 and time.monotonic() < deadline:
-            time.sleep(0.2)
-        kept = sum(server.metric("patchflow_results_kept"))
+        faults = accounting_faults(server, audit) + state_faults(server)
+        cancelled = cancelled_in(audit) - before
         working = load(server, "--concurrency", 2, "--requests", 20)["rows"][0]["outcomes"]
-    if kept:
-        faults.append(f"{kept:.0f} results are kept after their time")
+    if cancelled < cancels:
+        faults.append(f"only {cancelled} of {cancels} generations were cancelled")
+    if not detached.cancelled:
+        faults.append("no detached job was cancelled")
     if growth_mib > MAX_GROWTH_MIB:
         faults.append(f"memory grew by {growth_mib:.1f} MiB")
     if set(working) != {"OK"}:
         faults.append(f"afterwards: {sorted(working)}")
     return {
-        "cancels": cancels,
-        "outcomes": {name: outcome["count"] for name, outcome in outcomes.items()},
+        "cancelled": cancelled,
+        "detached_cancelled": detached.cancelled,
+        "outcomes": dict(sorted(outcomes.items())),
         "memory_growth_mib": growth_mib,
         "faults": faults,
     }
 
 
-def real_faults(real: dict) -> list[str]:
-    """Within one step, within one tile; a single one may meet other work of the machine."""
-    faults = []
-    for what, unit_s in (("free_in_steps_s", real["step_s"]), ("free_in_decode_s", real["longest_tile_s"])):
-        took = real[what]
-        if took["median"] > unit_s + MARGIN_S or took["max"] > 1.5 * unit_s + 2 * MARGIN_S:
-            faults.append(f"a real worker: {what} {took}, a step or tile takes {unit_s:.3f} s")
-    if real["longest_tile_s"] > real["decode_s"] / 2:
-        faults.append(f"a tile takes {real['longest_tile_s']:.3f} of {real['decode_s']:.3f} s of decoding")
-    return faults
-
-
-def run(rounds: int, cancels: int, real_rounds: int) -> dict:
-    times, real, left = latencies(rounds), real_worker(real_rounds), leftovers(cancels)
+def run(rounds: int, cancels: int, real_rounds: int, late: bool = False) -> dict:
+    times, real, left = latencies(rounds), real_worker(real_rounds, late), leftovers(cancels)
     faults = list(left["faults"])
     for what in ("queued_end_s", "running_end_s"):
         if times[what]["median"] > MAX_END_S or times[what]["max"] > MAX_END_S + MARGIN_S:
@@ -236,9 +190,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--real-rounds", type=int, default=10)
     parser.add_argument("--cancels", type=int, default=10_000)
+    parser.add_argument("--late", action="store_true")
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args()
-    return conclude(arguments.out, run(arguments.rounds, arguments.cancels, arguments.real_rounds))
+    return conclude(arguments.out, run(arguments.rounds, arguments.cancels, arguments.real_rounds, arguments.late))
 
 
 if __name__ == "__main__":

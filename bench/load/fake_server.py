@@ -2,7 +2,6 @@
 programs measure and disturb."""
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -65,12 +64,16 @@ class MeasuredServer(harness.Server):
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def audit(self) -> list[dict]:
+        """The whole lines of the audit log."""
+        text = (self.path / "audit.jsonl").read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
     def settled_audit(self, timeout_s: float = 30) -> list[dict]:
         """The lines of the audit log, once nothing is at work and all calls are in it (it is written behind)."""
         deadline = time.monotonic() + timeout_s
         while True:
-            lines = (self.path / "audit.jsonl").read_text().splitlines()
-            audit = [json.loads(line) for line in lines]
+            audit = self.audit()
             calls = sum(line["event"] == "call" and line["method"] in COUNTED for line in audit)
             busy = sum(self.metric("patchflow_generations_live")) + sum(self.metric("patchflow_streams_open"))
             if busy == 0 and calls >= sum(self.metric("patchflow_requests_started_total")):
@@ -153,7 +156,9 @@ def fake_image_sha256(record: dict, width: int, height: int, seed: int) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@functools.cache
+LOAD_AVERAGE_BEFORE = os.getloadavg()[0]  # Of the minute before a program began.
+
+
 def machine() -> dict:
     """What a figure was measured on."""
     model = re.search(r"model name\s*:\s*(.+)", pathlib.Path("/proc/cpuinfo").read_text())
@@ -163,7 +168,7 @@ def machine() -> dict:
     return {
         "cpu": model[1] if model else platform.processor(),
         "cores": harness.environment_threads(),
-        "load_average_before": os.getloadavg()[0],
+        "load_average_before": LOAD_AVERAGE_BEFORE,
         "commit": commit,
     }
 

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(harness.TOP))
 
-from bench.load import cancels, overload, soak, throughput  # noqa: E402
+from bench.load import cancels, overload, running_cancels, soak, throughput  # noqa: E402
 from bench.load.join import Join  # noqa: E402
 
 
@@ -47,6 +47,12 @@ def test_ten_times_overload_for_a_minute():
 
 def test_cancellations_take_effect_at_once_and_leave_nothing():
     faultless(cancels.run(rounds=5, cancels=1000, real_rounds=3))
+
+
+def test_a_worker_that_stops_a_step_later_fails_the_check_of_cancellations():
+    faults = running_cancels.real_faults(running_cancels.real_worker(rounds=2, late=True))
+    assert any(fault.startswith("in a step") for fault in faults), faults
+    assert any(fault.startswith("in decoding") for fault in faults), faults
 
 
 @pytest.mark.long
