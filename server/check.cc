@@ -1,8 +1,5 @@
 #include "server/check.h"
 
-#include <arpa/inet.h>
-#include <netdb.h>
-#include <sys/socket.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -11,13 +8,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <set>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "server/check_devices.h"
+#include "server/check_ports.h"
+#include "server/check_worker.h"
 #include "server/host_gpus.h"
 #include "server/memory_table.h"
 #include "server/tls_pair.h"
@@ -59,61 +56,7 @@ CheckRow CheckTokens(const std::string& file) {
                tokens.ok() ? absl::StrCat(tokens->size(), " in ", file) : "");
 }
 
-absl::Status TryBind(const std::string& host, const std::string& port) {
-  addrinfo hints{};
-  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (const int code = getaddrinfo(host.c_str(), port.c_str(), &hints, &found); code != 0) {
-    return absl::UnavailableError(absl::StrCat(host, ": ", gai_strerror(code)));
-  }
-  const int opened = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const int yes = 1;
-  setsockopt(opened, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-  const bool bound = bind(opened, found->ai_addr, found->ai_addrlen) == 0;
-  const std::string why = std::strerror(errno);
-  close(opened);
-  freeaddrinfo(found);
-  return bound ? absl::OkStatus()
-               : absl::UnavailableError(absl::StrCat(host, ":", port, ": ", why));
-}
-
-CheckRow CheckAddress(const char* what, const std::string& address) {
-  if (address.rfind("unix:", 0) == 0) {
-    const auto folder = std::filesystem::absolute(address.substr(5)).parent_path();
-    const bool writable = access(folder.c_str(), W_OK) == 0;
-    return RowOf(what,
-                 writable ? absl::OkStatus()
-                          : absl::UnavailableError(
-                                absl::StrCat(folder.string(), ": ", std::strerror(errno))),
-                 address);
-  }
-  const size_t colon = address.rfind(':');
-  std::string host = address.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[') {
-    host = host.substr(1, host.size() - 2);
-  }
-  return RowOf(what, TryBind(host, address.substr(colon + 1)), absl::StrCat(address, " is free"));
-}
-
-// Every two that name a port name different ones.
-void CheckPorts(const ServerConfig& config, std::vector<CheckRow>& rows) {
-  std::set<std::string> taken;
-  for (const auto& [what, address] :
-       {std::pair{"server.listen", config.listen}, std::pair{"server.metrics", config.metrics},
-        std::pair{"server.health", config.health}, std::pair{"server.admin", config.admin}}) {
-    if (address.empty()) {
-      continue;
-    }
-    if (!absl::EndsWith(address, ":0") && !taken.insert(address).second) {
-      rows.push_back({what, CheckRow::kBad, absl::StrCat(address, " is given twice")});
-    } else {
-      rows.push_back(CheckAddress(what, address));
-    }
-  }
-}
-
-// Degrees multiply to the number of ranks; the rest depends on the model, and the worker checks it.
+// Degrees multiply to the number of ranks; the rest depends on the model, and the worker is asked.
 CheckRow CheckLayout(const GroupConfig& group, const std::string& what) {
   const int64_t ranks = DegreesOf(group.layout).ranks();
   const std::string shown = group.layout.empty() ? "serial" : group.layout;
@@ -136,7 +79,8 @@ CheckRow CheckSharedMemory(const GroupConfig& group, const std::string& what) {
                        needed >> 20, " MiB")};
 }
 
-void CheckGroup(const GroupConfig& group, const absl::StatusOr<HostGpus>& gpus,
+void CheckGroup(const GroupConfig& group, const absl::StatusOr<std::string>& worker,
+                const Supervision& supervision, const absl::StatusOr<HostGpus>& gpus,
                 std::vector<CheckRow>& rows) {
   const std::string what = absl::StrCat("groups[", group.name, "].");
   if (!group.local()) {
@@ -151,15 +95,16 @@ void CheckGroup(const GroupConfig& group, const absl::StatusOr<HostGpus>& gpus,
                                                    weights->bytes >> 20, " MiB, whole")
                                     : ""));
   rows.push_back(CheckLayout(group, what + "layout"));
-  if (!group.warmup.empty()) {
-    rows.push_back({what + "warmup", CheckRow::kGood,
-                    absl::StrCat(absl::StrJoin(group.warmup, ", "),
-                                 "; whether the model makes them is seen when it loads")});
-  }
+  const WorkerOpinion opinion =
+      worker.ok()
+          ? AskWorker(*worker, group, supervision, what + "worker")
+          : WorkerOpinion{{what + "worker", CheckRow::kWarning,
+                           "there is none to ask whether the model allows layout and sizes"}};
+  rows.push_back(opinion.row);
   if (group.ranks > 1 && group.device != "cpu") {
     rows.push_back(CheckSharedMemory(group, what + "ranks"));
   }
-  for (CheckRow& row : CheckDevices(group, what, gpus)) {
+  for (CheckRow& row : CheckDevices(group, what, gpus, opinion.fits)) {
     rows.push_back(std::move(row));
   }
 }
@@ -192,18 +137,21 @@ std::vector<CheckRow> CheckConfig(const ServerConfig& config, const std::string&
   if (!config.security.tokens.empty()) {
     rows.push_back(CheckTokens(config.security.tokens));
   }
-  CheckPorts(config, rows);
+  for (CheckRow& row : CheckPorts(config)) {
+    rows.push_back(std::move(row));
+  }
   const bool any_local = std::any_of(config.groups.begin(), config.groups.end(),
                                      [](const GroupConfig& group) { return group.local(); });
+  const absl::StatusOr<std::string> binary =
+      any_local ? FindWorkerBinary(config.worker_binary) : std::string();
   if (any_local) {
-    auto binary = FindWorkerBinary(config.worker_binary);
     rows.push_back(RowOf("worker_binary", binary.status(), binary.ok() ? *binary : ""));
   }
   const absl::StatusOr<HostGpus> gpus = any_local
                                             ? FindGpus(nvml, std::getenv("CUDA_VISIBLE_DEVICES"))
                                             : absl::StatusOr<HostGpus>(HostGpus{});
   for (const GroupConfig& group : config.groups) {
-    CheckGroup(group, gpus, rows);
+    CheckGroup(group, binary, config.supervision, gpus, rows);
   }
   for (CheckRow& row : CheckSharedDevices(config, gpus)) {
     rows.push_back(std::move(row));

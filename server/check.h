@@ -19,9 +19,10 @@ struct CheckRow {
 };
 
 // TLS pairs and their ends, tokens, ports, the worker program, and of every group that is started
-// here the weights' files, the layout, /dev/shm, GPUs, the links between them and the memory that
-// each rank needs; audit log and store. Binds each port for a moment; starts and writes nothing.
-// `nvml`: the driver's library.
+// here the weights' files, the layout, what the worker says to it, /dev/shm, GPUs, the links
+// between them and the memory that each rank needs; audit log and store. Listens on all ports for
+// a moment, and runs `patchflow-worker --check` for each group, 30 s at most; serves, loads and
+// writes nothing. `nvml`: the driver's library.
 std::vector<CheckRow> CheckConfig(const ServerConfig& config,
                                   const std::string& nvml = "libnvidia-ml.so.1");
 

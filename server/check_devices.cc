@@ -145,7 +145,7 @@ CheckRow MemoryRow(const GroupConfig& group, const std::string& what, const Mode
 }  // namespace
 
 std::vector<CheckRow> CheckDevices(const GroupConfig& group, const std::string& prefix,
-                                   const absl::StatusOr<HostGpus>& gpus) {
+                                   const absl::StatusOr<HostGpus>& gpus, bool fits) {
   std::vector<CheckRow> rows = {DevicesRow(group, prefix + "devices", gpus)};
   std::optional<HostGpus> own;
   if (OnGpus(group, gpus) && gpus.ok()) {
@@ -160,8 +160,8 @@ std::vector<CheckRow> CheckDevices(const GroupConfig& group, const std::string& 
                     absl::StrCat("not known: ", shape.status().message())});
     return rows;
   }
-  if (DegreesOf(group.layout).ranks() != group.ranks) {
-    return rows;  // The layout's row says so.
+  if (!fits || DegreesOf(group.layout).ranks() != group.ranks) {
+    return rows;  // Another row says so.
   }
   std::vector<std::string> sizes = group.warmup;
   if (sizes.empty()) {

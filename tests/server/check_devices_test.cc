@@ -56,6 +56,13 @@ class CheckDevicesTest : public ::testing::Test {
   GroupConfig group_;
 };
 
+TEST_F(CheckDevicesTest, ShowsNoMemoryOfALayoutThatDoesNotFit) {
+  EXPECT_EQ(Rows().back().what, "memory 1024x1024");
+  const auto rows = CheckDevices(group_, "", FindGpus(FAKE_NVML, nullptr), false);
+  ASSERT_EQ(rows.size(), 1U);
+  EXPECT_EQ(rows[0].what, "devices");
+}
+
 TEST_F(CheckDevicesTest, NamesTheGpusOfAGroup) {
   const CheckRow row = Row("devices");
   EXPECT_EQ(row.verdict, CheckRow::kGood);

@@ -2,27 +2,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#include "absl/strings/str_cat.h"
 #include "server/weight_files.h"
+#include "tests/server/pixart_folder.h"
 #include "tests/server/scratch_pki.h"
 
 namespace patchflow {
 namespace {
 
 using ::testing::HasSubstr;
-
-// Length, header, data.
-std::string Safetensors(const std::string& header, size_t data_bytes) {
-  std::string file;
-  for (int i = 0; i < 8; ++i) {
-    file.push_back(static_cast<char>(header.size() >> (8 * i)));
-  }
-  return file + header + std::string(data_bytes, 'w');
-}
 
 const char kHeader[] = R"({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}})";
 
@@ -97,22 +85,10 @@ TEST_F(CheckTest, WarnsBeforeACertificateExpires) {
   EXPECT_EQ(Row("security.tls").verdict, CheckRow::kBad);
 }
 
-TEST_F(CheckTest, FindsPortsThatAreTaken) {
-  const int taken = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  ASSERT_EQ(bind(taken, reinterpret_cast<sockaddr*>(&address), size), 0);
-  ASSERT_EQ(listen(taken, 1), 0);
-  ASSERT_EQ(getsockname(taken, reinterpret_cast<sockaddr*>(&address), &size), 0);
-  config_.metrics = absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
+TEST_F(CheckTest, LooksAtPorts) {
+  config_.metrics = "unix:/m";
   EXPECT_EQ(Row("server.metrics").verdict, CheckRow::kBad);
-  EXPECT_THAT(Row("server.metrics").text, HasSubstr("in use"));
-  close(taken);
-  EXPECT_EQ(Row("server.metrics").verdict, CheckRow::kGood);
-  config_.health = config_.metrics;
-  EXPECT_THAT(Row("server.health").text, HasSubstr("given twice"));
+  EXPECT_EQ(Row("server.listen").verdict, CheckRow::kGood);
 }
 
 TEST_F(CheckTest, ComparesTheLayoutWithTheRanks) {
@@ -124,11 +100,20 @@ TEST_F(CheckTest, ComparesTheLayoutWithTheRanks) {
   EXPECT_THAT(Row("groups[g].layout").text, HasSubstr("for 2 ranks, the group has 4"));
 }
 
-TEST_F(CheckTest, ShowsTheSizesThatAGroupWarmsUpWith) {
-  for (const CheckRow& row : CheckConfig(config_)) EXPECT_NE(row.what, "groups[g].warmup");
-  config_.groups[0].warmup = {"1024x1024", "1024x512"};
-  EXPECT_EQ(Row("groups[g].warmup").verdict, CheckRow::kGood);
-  EXPECT_THAT(Row("groups[g].warmup").text, HasSubstr("1024x1024, 1024x512"));
+TEST_F(CheckTest, AsksTheWorkerAndShowsNoMemoryOfWhatItRefuses) {
+  WritePixartFolder(pki_, "pixart");
+  config_.groups[0].model = pki_.path("pixart");
+  config_.groups[0].warmup = {"1024x512"};
+  EXPECT_EQ(Row("groups[g].worker").verdict, CheckRow::kGood);
+  EXPECT_THAT(Row("groups[g].memory 1024x512").text, HasSubstr("rank 0: "));
+  pki_.Write("worker", "#!/bin/sh\necho '{\"msg\": \"refused\", \"why\": \"3 heads\"}'; exit 2\n");
+  std::filesystem::permissions(pki_.path("worker"), std::filesystem::perms::owner_all);
+  config_.worker_binary = pki_.path("worker");
+  EXPECT_EQ(Row("groups[g].worker").verdict, CheckRow::kBad);
+  EXPECT_EQ(Row("groups[g].worker").text, "3 heads");
+  for (const CheckRow& row : CheckConfig(config_)) {
+    EXPECT_NE(row.what, "groups[g].memory 1024x512");
+  }
 }
 
 TEST_F(CheckTest, FindsAbsentTokensAndWorker) {
@@ -136,6 +121,7 @@ TEST_F(CheckTest, FindsAbsentTokensAndWorker) {
   config_.worker_binary = pki_.path("no-worker");
   EXPECT_EQ(Row("security.tokens").verdict, CheckRow::kBad);
   EXPECT_EQ(Row("worker_binary").verdict, CheckRow::kBad);
+  EXPECT_EQ(Row("groups[g].worker").verdict, CheckRow::kWarning);
   EXPECT_FALSE(CheckPassed(CheckConfig(config_)));
 }
 

@@ -44,7 +44,12 @@ int main(int argc, char** argv) {
   app.add_option("--load-ms", load_ms)->envname("PATCHFLOW_FAKE_LOAD_MS");
   app.add_option("--encode-ms", encode_ms)->envname("PATCHFLOW_FAKE_ENCODE_MS");
   app.add_option("--image-bytes", options.image_bytes);
+  bool check = false;
+  app.add_flag("--check", check);
   CLI11_PARSE(app, argc, argv);
+  if (check) {
+    return 0;
+  }
   options.address = socket.empty() ? listen : "unix:" + socket;
   options.step_time = absl::Microseconds(1000 * step_ms);
   options.encode_time = absl::Microseconds(1000 * encode_ms);
