@@ -74,6 +74,7 @@ DeviceMemory MemoryOf([[maybe_unused]] at::Device device) {
   memory.used_bytes = stats.allocated_bytes[kAll].current;
   memory.peak_bytes = stats.allocated_bytes[kAll].peak;
   memory.highest_bytes = std::max(memory.peak_bytes, HighestBeforeReset(device).load());
+  memory.reserved_bytes = stats.reserved_bytes[kAll].current;
 #endif
   return memory;
 }
@@ -89,6 +90,18 @@ void ResetPeakMemory([[maybe_unused]] at::Device device) {
 int64_t TotalMemoryBytes([[maybe_unused]] at::Device device) {
 #ifdef PATCHFLOW_CUDA
   if (device.is_cuda()) return static_cast<int64_t>(PropertiesOf(device).totalGlobalMem);
+#endif
+  return 0;
+}
+
+int64_t DeviceUsedBytes([[maybe_unused]] at::Device device) {
+#ifdef PATCHFLOW_CUDA
+  if (!AllocatorKnows(device) || !c10::cuda::hasPrimaryContext(device.index())) return 0;
+  const c10::cuda::CUDAGuard on_device(device);
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  if (cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess) return 0;
+  return static_cast<int64_t>(total_bytes - free_bytes);
 #endif
   return 0;
 }

@@ -24,12 +24,19 @@ std::string ArithmeticName(at::Device device);
 // Bytes that tensors hold, by LibTorch's caching allocator. All 0 on CPUs.
 struct DeviceMemory {
   int64_t used_bytes = 0;
-  int64_t peak_bytes = 0;     // Highest since ResetPeakMemory().
-  int64_t highest_bytes = 0;  // Highest since the start of the process.
+  int64_t peak_bytes = 0;      // Highest since ResetPeakMemory().
+  int64_t highest_bytes = 0;   // Highest since the start of the process.
+  int64_t reserved_bytes = 0;  // Taken from the device: with what is kept for tensors to come.
 };
 DeviceMemory MemoryOf(at::Device device);  // Thread-safe.
 void ResetPeakMemory(at::Device device);
 int64_t TotalMemoryBytes(at::Device device);  // 0 on CPUs.
+
+// Bytes of the device that are in use, for whatever and by whatever process (cudaMemGetInfo()):
+// what is left of TotalMemoryBytes() is what can still be had. 0 on CPUs, before this process has a
+// context on the device (none is made for this), and after an error. It takes the driver's lock:
+// for a thread of its own, on which no graph is captured and nothing waits. Some 100 us.
+int64_t DeviceUsedBytes(at::Device device);
 
 // Returns when the device has finished what the calling thread enqueued on its current stream.
 void WaitForDevice(at::Device device);

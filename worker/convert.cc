@@ -260,11 +260,15 @@ worker::v1::RankStatus RankStatusOf(int rank, const RankFigures& figures) {
   status.set_memory_used_bytes(static_cast<uint64_t>(figures.memory_used_bytes));
   status.set_memory_peak_bytes(static_cast<uint64_t>(figures.memory_peak_bytes));
   status.set_memory_total_bytes(static_cast<uint64_t>(figures.memory_total_bytes));
+  status.set_memory_reserved_bytes(static_cast<uint64_t>(figures.memory_reserved_bytes));
+  status.set_device_used_bytes(static_cast<uint64_t>(figures.device_used_bytes));
+  status.set_device_peak_bytes(static_cast<uint64_t>(figures.device_peak_bytes));
   status.set_communication_bytes(static_cast<uint64_t>(figures.communication_bytes));
   for (const CommunicationTime& time : figures.communication_times) {
     worker::v1::CommunicationTime& out = *status.add_communication_times();
     out.set_operation(time.operation);
     out.set_calls(time.calls);
+    out.set_bytes(static_cast<uint64_t>(time.bytes));
     *out.mutable_time() = DurationOf(time.time);
   }
   status.set_device(figures.device);

@@ -27,11 +27,12 @@ struct Offer {
   absl::Duration warmup_time;  // Of that.
 };
 
-// What a rank waited for one kind of operation between ranks.
+// What a rank sent by one kind of operation between ranks, and how long it waited for that kind.
 struct CommunicationTime {
   const char* operation;  // As worker.proto says.
   int64_t calls = 0;
   absl::Duration time;
+  int64_t bytes = 0;
 };
 
 struct RankFigures {
@@ -39,6 +40,9 @@ struct RankFigures {
   int64_t memory_used_bytes = 0;
   int64_t memory_peak_bytes = 0;  // Since the start.
   int64_t memory_total_bytes = 0;
+  int64_t memory_reserved_bytes = 0;
+  int64_t device_used_bytes = 0;
+  int64_t device_peak_bytes = 0;                       // Since the start.
   int64_t communication_bytes = 0;                     // Sent since the start.
   std::vector<CommunicationTime> communication_times;  // Since the start. See Traffic.
   std::string device;

@@ -140,6 +140,29 @@ TEST(ConvertTest, AModelsLimitsFollowFromItsConfig) {
   EXPECT_EQ(model.layouts(0), "ulysses=2");
 }
 
+TEST(ConvertTest, ARankTellsItsMemoryAndWhatItSent) {
+  RankFigures figures;
+  figures.memory_used_bytes = 1;
+  figures.memory_peak_bytes = 2;
+  figures.memory_total_bytes = 6;
+  figures.memory_reserved_bytes = 3;
+  figures.device_used_bytes = 4;
+  figures.device_peak_bytes = 5;
+  figures.communication_times = {
+      {.operation = "p2p", .calls = 2, .time = absl::Seconds(7), .bytes = 8}};
+  const worker::v1::RankStatus status = RankStatusOf(1, figures);
+  EXPECT_EQ(status.memory_used_bytes(), 1U);
+  EXPECT_EQ(status.memory_peak_bytes(), 2U);
+  EXPECT_EQ(status.memory_total_bytes(), 6U);
+  EXPECT_EQ(status.memory_reserved_bytes(), 3U);
+  EXPECT_EQ(status.device_used_bytes(), 4U);
+  EXPECT_EQ(status.device_peak_bytes(), 5U);
+  ASSERT_EQ(status.communication_times_size(), 1);
+  EXPECT_EQ(status.communication_times(0).calls(), 2);
+  EXPECT_EQ(status.communication_times(0).time().seconds(), 7);
+  EXPECT_EQ(status.communication_times(0).bytes(), 8U);
+}
+
 TEST(ConvertTest, AnIdleRankIsAtNoStep) {
   EXPECT_EQ(RankStatusOf(1, {}).step(), -1);
   RankFigures figures;
