@@ -4,15 +4,18 @@ workers killed meanwhile. Every outcome is joined between client and audit log; 
 
     bench/load/soak.py [--requests 100000] [--kills 20] [--leak] [--out FILE]
 
-Ends with 1 if anything was lost, duplicated or crossed, the accounts do not add up, or memory grew. --leak keeps every
-result in memory, a leak on purpose: the check of memory must then fail.
+Ends with 1 if anything was lost, duplicated or crossed, the accounts do not add up, a way to leave or a kill hit nothing, or
+memory grew. --leak preloads a gRPC that frees no message (leak.c), a leak on purpose: the check of memory must then fail.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
@@ -25,7 +28,22 @@ MIX = ("256x256:1:6", "256x128:2:3", "512x512:1:1")
 LEAVING = {"--cancels": 0.05, "--cancel-calls": 0.05, "--disconnects": 0.02, "--deadlines": 0.05}
 # Results are kept a short while, so that memory is flat long before a tenth of the run.
 FLAT = {"result_bytes": 1 << 20, "result_age": "2s"}
-LEAKING = {"result_bytes": 8 << 30, "result_age": "10h"}
+# How outcomes begin that must have come: of those that left in each way, and of the others.
+EXPECTED = ("OK", "CANCELLED", "CANCELLED/CANCELLED_BY_REQUEST", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+
+
+@contextlib.contextmanager
+def preloaded_leak():
+    """A program started inside, and what it starts, frees no message of gRPC."""
+    with tempfile.TemporaryDirectory(prefix="patchflow-leak-") as folder:
+        library = pathlib.Path(folder) / "leak.so"
+        source = pathlib.Path(__file__).with_name("leak.c")
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+        os.environ["LD_PRELOAD"] = str(library)
+        try:
+            yield
+        finally:
+            del os.environ["LD_PRELOAD"]
 
 
 class Disturber(Beside):
@@ -51,8 +69,9 @@ class Disturber(Beside):
 
 
 def run(requests: int, kills: int, leak: bool = False, clients: int = 64, groups: int = 4, step_ms: float = 3) -> dict:
-    limits = LEAKING if leak else FLAT
-    with FakeServer(groups, step_ms, more={"limits": limits}) as server:
+    with preloaded_leak() if leak else contextlib.nullcontext():
+        started = FakeServer(groups, step_ms, more={"limits": FLAT})
+    with started as server:
         records = server.path / "records.jsonl"
         command = load_command(
             server, "--concurrency", clients, "--requests", requests, "--connections", 16, "--records", records,
@@ -73,6 +92,10 @@ def run(requests: int, kills: int, leak: bool = False, clients: int = 64, groups
             faults.append(f"{sum(joined.outcomes.values())} records of {requests} requests")
         if disturber.kills < kills:
             faults.append(f"only {disturber.kills} of {kills} workers were killed")
+        if missing := [e for e in EXPECTED if not any(outcome.startswith(e) for outcome in joined.outcomes)]:
+            faults.append(f"no request ended with {', '.join(missing)}: {dict(joined.outcomes)}")
+        if kills and not joined.reruns:
+            faults.append("no kill hit a running job")
         if growth_mib > MAX_GROWTH_MIB:
             faults.append(f"memory grew by {growth_mib:.1f} MiB, more than {MAX_GROWTH_MIB}")
         return {
