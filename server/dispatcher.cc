@@ -160,14 +160,15 @@ std::shared_ptr<SharedRun> Dispatcher::Ask(const Incarnation& worker, const Batc
   const GroupConfig& config = parts_.group.config();
   std::vector<worker::v1::ExecuteRequest> requests;
   for (const auto& generation : batch) {
-    requests.push_back(MakeExecuteRequest(*generation, config.provenance_mark));
+    requests.push_back(MakeExecuteRequest(*generation));
     requests.back().set_traceparent(BeginRun(*generation, parts_.group));
   }
   std::vector<std::unique_ptr<JobRun>> jobs;
   std::vector<Group::Work> works;
   for (size_t i = 0; i < batch.size(); ++i) {  // Close together: a worker waits but a moment.
     jobs.push_back(std::make_unique<JobRun>(*worker.client, requests[i], batch[i],
-                                            config.batch_size, parts_.costs, parts_.metrics));
+                                            config.batch_size, parts_.costs, parts_.metrics,
+                                            parts_.group.cancels()));
     works.push_back({batch[i], jobs.back()->abort()});
   }
   parts_.group.SetRunning(worker.epoch, std::move(works));

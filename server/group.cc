@@ -171,6 +171,7 @@ void Group::SetLost(const std::string& why, LossKind kind) {
     aborts = TakeAborts();
   }
   changed_.notify_all();
+  cancels_.Lost();
   for (const auto& abort : aborts) {
     abort();
   }
@@ -224,6 +225,7 @@ void Group::Beat(const worker::v1::WatchResponse& beat) {
     std::lock_guard<std::mutex> lock(mutex_);
     last_beat_ = beat;
   }
+  cancels_.Beat(beat.state());
   on_beat_(beat);
 }
 

@@ -15,6 +15,7 @@
 
 #include "absl/time/time.h"
 #include "patchflow/worker/v1/worker.pb.h"
+#include "server/cancel_watch.h"
 #include "server/clock.h"
 #include "server/config.h"
 #include "server/generation.h"
@@ -154,6 +155,8 @@ class Group {
   void SetRanksFree();
   bool retiring() const { return retiring_; }
   void SetDrained() { drained_ = true; }
+  // Of the jobs that were cancelled at its workers.
+  CancelWatch& cancels() { return cancels_; }
   // The running job said something.
   void NoteEvent() { last_event_ = Clock::now(); }
   void NoteTailEvent() { last_tail_event_ = Clock::now(); }
@@ -167,6 +170,7 @@ class Group {
   std::function<void(const worker::v1::WatchResponse&)> on_beat_ =
       [](const worker::v1::WatchResponse&) {};
 
+  CancelWatch cancels_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   GroupState state_ = GroupState::kStarting;

@@ -1,12 +1,13 @@
 #include "server/job.h"
 
+#include <utility>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "server/clock.h"
 #include "server/request_trace.h"
 #include "server/sha256.h"
-#include "server/version.h"
 
 namespace patchflow {
 namespace {
@@ -28,7 +29,7 @@ void AddMetadata(const Generation& generation, int index, worker::v1::FileMetada
   const GenerationSpec& spec = generation.spec();
   const v1::EffectiveParams& params = spec.params();
   auto& metadata = *file.mutable_entries();
-  metadata["software"] = absl::StrCat("patchflow ", kVersion);
+  metadata["software"] = spec.software;
   metadata["prompt"] = spec.prompt;
   metadata["negative_prompt"] = spec.negative_prompt;
   metadata["seed"] = absl::StrCat(params.seed() + static_cast<uint64_t>(index));
@@ -56,7 +57,7 @@ uint64_t MaxImageBytes(const v1::EffectiveParams& params) {
 
 }  // namespace
 
-worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation, bool provenance_mark) {
+worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation) {
   const GenerationSpec& spec = generation.spec();
   worker::v1::ExecuteRequest request;
   request.set_request_id(spec.request_id);
@@ -69,11 +70,11 @@ worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation, bool
       AddMetadata(generation, index, *request.add_file_metadata());
     }
   }
-  if (provenance_mark && !spec.embed_metadata) {
+  if (spec.provenance_mark && !spec.embed_metadata) {
     request.add_file_metadata();
   }
   for (worker::v1::FileMetadata& file : *request.mutable_file_metadata()) {
-    if (provenance_mark) {
+    if (spec.provenance_mark) {
       (*file.mutable_entries())[kSourceType] = kTrainedAlgorithmicMedia;
     }
   }
@@ -175,14 +176,16 @@ absl::Status ImageCollector::Finish(const worker::v1::ImageDone& done) {
 
 JobRun::JobRun(JobRunner& worker, const worker::v1::ExecuteRequest& request,
                std::shared_ptr<Generation> generation, int batch_size, CostModel& costs,
-               const ModelMetrics& metrics)
+               const ModelMetrics& metrics, CancelWatch& cancels)
     : generation_(std::move(generation)),
       metrics_(metrics),
+      cancels_(cancels),
       first_image_(request.image_indices_size() == 0 ? 0 : request.image_indices(0)),
       images_(request.image_indices_size()),
       call_(worker.Execute(request)),
       cancelled_at_(std::make_shared<std::atomic<Clock::time_point>>()),
       collector_(*generation_, batch_size, costs, metrics) {
+  cancels_.Enter();
   generation_->SetStopper([call = call_, cancelled_at = cancelled_at_] {
     *cancelled_at = Clock::now();
     call->Cancel();
@@ -197,7 +200,11 @@ bool JobRun::Read(const std::function<void(const worker::v1::ExecuteResponse&)>&
   worker::v1::ExecuteResponse event;
   while (call_->Read(event)) {
     note(event);
+    if (!std::exchange(heard_, true)) {
+      cancels_.Heard(began_);
+    }
     if (event.has_ranks_free()) {
+      LeaveRanks();
       return true;
     }
     if (broken_.ok()) {
@@ -208,6 +215,29 @@ bool JobRun::Read(const std::function<void(const worker::v1::ExecuteResponse&)>&
     }
   }
   return false;
+}
+
+void JobRun::LeaveRanks() {
+  if (std::exchange(has_ranks_, false)) {
+    cancels_.Leave();
+  }
+}
+
+void JobRun::NoteCancellation() {
+  const Clock::time_point cancelled = cancelled_at_->load();
+  const bool had_ranks = has_ranks_;
+  LeaveRanks();
+  if (cancelled == Clock::time_point{}) {
+    return;
+  }
+  const auto observe = [histogram = metrics_.cancel_running](absl::Duration time) {
+    histogram->Observe(absl::ToDoubleSeconds(time));
+  };
+  if (had_ranks) {
+    cancels_.Cancelled(cancelled, observe);
+  } else {
+    observe(absl::FromChrono(Clock::now() - cancelled));
+  }
 }
 
 absl::Status JobRun::Finish() {
@@ -221,10 +251,7 @@ absl::Status JobRun::Finish() {
       status = absl::InternalError("the call ended without the image that was asked for");
     }
   }
-  if (const auto cancelled = cancelled_at_->load(); cancelled != Clock::time_point{}) {
-    metrics_.cancel_running->Observe(
-        absl::ToDoubleSeconds(absl::FromChrono(Clock::now() - cancelled)));
-  }
+  NoteCancellation();
   if (generation_->trace() != nullptr) {
     generation_->trace()->EndRun(status);
   }

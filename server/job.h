@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "patchflow/worker/v1/worker.pb.h"
+#include "server/cancel_watch.h"
 #include "server/clock.h"
 #include "server/cost_model.h"
 #include "server/generation.h"
@@ -17,9 +18,8 @@
 
 namespace patchflow {
 
-// What a worker is asked for: all images that are missing. `provenance_mark`: files say that a
-// model made them, whatever else they say.
-worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation, bool provenance_mark);
+// What a worker is asked for: all images that are missing.
+worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation);
 
 // Takes a worker's events and hands whole, checked images to the generation.
 class ImageCollector {
@@ -49,10 +49,11 @@ class ImageCollector {
 // A run from its call to the call's end. Used by one thread at a time.
 class JobRun {
  public:
-  // Calls `worker`, and is the generation's stopper until Finish().
+  // Calls `worker`, and is the generation's stopper until Finish(). `cancels` is told when the call
+  // has its ranks.
   JobRun(JobRunner& worker, const worker::v1::ExecuteRequest& request,
          std::shared_ptr<Generation> generation, int batch_size, CostModel& costs,
-         const ModelMetrics& metrics);
+         const ModelMetrics& metrics, CancelWatch& cancels);
 
   // What gives the worker up, on any thread.
   std::function<void()> abort() const;
@@ -67,8 +68,16 @@ class JobRun {
   const std::shared_ptr<Generation>& generation() const { return generation_; }
 
  private:
+  void LeaveRanks();
+  // Observes how long the ranks were held after the cancellation, if there was one.
+  void NoteCancellation();
+
   const std::shared_ptr<Generation> generation_;
   const ModelMetrics& metrics_;
+  CancelWatch& cancels_;
+  const Clock::time_point began_ = Clock::now();
+  bool heard_ = false;
+  bool has_ranks_ = true;
   const int first_image_;
   const int images_;
   const std::shared_ptr<ExecuteCall> call_;

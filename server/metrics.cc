@@ -274,7 +274,9 @@ void Metrics::AddHistograms(const std::string& name, ModelMetrics& m) {
       histogram("patchflow_time_to_first_preview_seconds",
                 "From a request's arrival to its first preview.", LatencyBuckets(), of_model);
   const char* cancel = "patchflow_cancel_latency_seconds";
-  const char* cancel_help = "From a cancellation to the group being free.";
+  const char* cancel_help =
+      "From a cancellation until the ranks are free of it; of one that waits, or in a batch that "
+      "goes on, until it has ended.";
   m.cancel_queued = histogram(cancel, cancel_help, WaitBuckets(), labels("phase", "queued"));
   m.cancel_running = histogram(cancel, cancel_help, WaitBuckets(), labels("phase", "running"));
   m.requested_steps = histogram("patchflow_requested_steps", "Steps asked for.",
