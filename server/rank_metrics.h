@@ -5,6 +5,7 @@
 #include <prometheus/gauge.h>
 #include <prometheus/registry.h>
 
+#include <cstdint>
 #include <map>
 #include <mutex>
 #include <string>
@@ -19,6 +20,9 @@ class RankMetrics {
  public:
   explicit RankMetrics(prometheus::Registry& registry);
 
+  // Series of ranks that the group had before and that the beat does not name go, counters too: one
+  // that comes back counts from 0, which Prometheus takes for a reset. A group that is silent, or
+  // names no ranks, keeps its series.
   void Beat(const std::string& group, const worker::v1::WatchResponse& beat);
   // What the group runs now, and what its (first) worker is made of; replaces what was told before.
   void Describe(const std::string& group, const worker::v1::DescribeResponse& info);
@@ -26,18 +30,35 @@ class RankMetrics {
   void Refresh();
 
  private:
-  // Counts on from the beat before; a new worker begins at 0.
-  void CountOperations(const std::string& group, const worker::v1::RankStatus& before,
-                       const worker::v1::RankStatus& now);
+  // Of one kind of operation. The worker counts from its own start, the counters over all workers.
+  struct Operation {
+    prometheus::Counter* calls = nullptr;
+    prometheus::Counter* bytes = nullptr;
+    prometheus::Counter* time = nullptr;
+    worker::v1::CommunicationTime last;
+  };
+  struct Rank {
+    worker::v1::RankStatus last;
+    std::map<std::string, prometheus::Gauge*> memory;  // By kind.
+    prometheus::Gauge* communication = nullptr;
+    prometheus::Gauge* up = nullptr;
+    prometheus::Gauge* heartbeat_age = nullptr;
+    prometheus::Gauge* step_age = nullptr;
+    prometheus::Gauge* info = nullptr;  // Null until it has told its device.
+    std::map<std::string, Operation> operations;
+  };
+  struct GroupRanks {
+    Clock::time_point last_beat;
+    std::map<int, Rank> ranks;
+  };
 
-  // The series of an info family that a group has now; the one that it had before goes.
+  Rank MakeRank(const prometheus::Labels& labels);
+  void Remove(const Rank& rank);
+  void CountOperation(Rank& rank, const prometheus::Labels& labels,
+                      const worker::v1::CommunicationTime& now);
+  // The series of an info family that there is now; the one that it replaces goes.
   static void Replace(prometheus::Family<prometheus::Gauge>& family, const prometheus::Labels& now,
                       prometheus::Gauge*& told);
-
-  struct LastBeat {
-    Clock::time_point when;
-    worker::v1::WatchResponse beat;
-  };
 
   prometheus::Family<prometheus::Gauge>* memory_;
   prometheus::Family<prometheus::Gauge>* communication_;
@@ -52,9 +73,9 @@ class RankMetrics {
   prometheus::Family<prometheus::Gauge>* step_age_;
 
   std::mutex mutex_;
-  std::map<std::string, LastBeat> beats_;              // By group.
-  std::map<std::string, prometheus::Gauge*> configs_;  // By group.
-  std::map<std::string, prometheus::Gauge*> builds_;   // By group.
+  std::map<std::string, GroupRanks> groups_;  // By name, as those that follow.
+  std::map<std::string, prometheus::Gauge*> configs_;
+  std::map<std::string, prometheus::Gauge*> builds_;
 };
 
 }  // namespace patchflow

@@ -191,6 +191,9 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       rank->set_rank(i);
       rank->set_memory_used_bytes(static_cast<uint64_t>(1 + i) << 30);
       rank->set_memory_peak_bytes(static_cast<uint64_t>(2 + i) << 30);
+      rank->set_memory_reserved_bytes(static_cast<uint64_t>(3 + i) << 30);
+      rank->set_device_used_bytes(static_cast<uint64_t>(5 + i) << 30);
+      rank->set_device_peak_bytes(static_cast<uint64_t>(6 + i) << 30);
       rank->set_memory_total_bytes(uint64_t{80} << 30);
       rank->set_communication_bytes(static_cast<uint64_t>(steps_) * 1000);
       rank->set_step(passes_.busy() ? steps_.load() : -1);
@@ -198,6 +201,7 @@ class FakeWorkerService final : public FakeWorker, public worker::v1::WorkerServ
       auto* waited = rank->add_communication_times();
       waited->set_operation("p2p");
       waited->set_calls(steps_);
+      waited->set_bytes(static_cast<uint64_t>(steps_) * 1000);
       *waited->mutable_time() = ToProto(absl::Microseconds(100) * steps_.load());
     }
     return beat;
