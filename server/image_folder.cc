@@ -18,6 +18,7 @@ namespace patchflow {
 namespace {
 
 constexpr char kUnfinished[] = ".part";
+constexpr mode_t kFolderMode = 0700;
 
 // Closes its file at the end of a scope.
 class OpenFile {
@@ -40,9 +41,23 @@ class OpenFile {
 
 }  // namespace
 
-absl::Status ImageFolder::Prepare() const {
+std::error_code MakePrivateFolder(const std::string& path) {
+  std::filesystem::path folder(path);
+  if (!folder.has_filename()) {
+    folder = folder.parent_path();  // "store/" is "store".
+  }
   std::error_code error;
-  std::filesystem::create_directories(path_, error);
+  if (const auto above = folder.parent_path(); !above.empty()) {
+    std::filesystem::create_directories(above, error);
+  }
+  if (mkdir(folder.c_str(), kFolderMode) == 0 || std::filesystem::is_directory(folder, error)) {
+    return {};
+  }
+  return error ? error : std::make_error_code(std::errc::not_a_directory);
+}
+
+absl::Status ImageFolder::Prepare() const {
+  const std::error_code error = MakePrivateFolder(path_);
   return error ? absl::UnavailableError(absl::StrCat(path_, ": ", error.message()))
                : absl::OkStatus();
 }

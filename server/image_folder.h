@@ -4,10 +4,15 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <system_error>
 
 #include "absl/status/status.h"
 
 namespace patchflow {
+
+// Makes `path` for this user alone (mode 0700 less the umask, which stays as it is), and folders
+// above it as others make them. One that is there is left as it is.
+std::error_code MakePrivateFolder(const std::string& path);
 
 // A file is there whole or not at all, whenever the process or the machine ends: it is written
 // under another name, which its folder keeps only until both are on the disk. For one thread at a
@@ -16,7 +21,7 @@ class ImageFolder {
  public:
   explicit ImageFolder(std::string path) : path_(std::move(path)) {}
 
-  // Makes the folder. UNAVAILABLE, naming it.
+  // Makes the folder, as MakePrivateFolder() does. UNAVAILABLE, naming it.
   absl::Status Prepare() const;
   // Replaces a file of this name. It is on the disk when this returns. UNAVAILABLE with the
   // system's word for it; nothing is left behind then.

@@ -1,5 +1,12 @@
 #include "server/sqlite.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
 #include "absl/strings/str_cat.h"
 
 namespace patchflow {
@@ -7,6 +14,35 @@ namespace {
 
 absl::Status ErrorOf(sqlite3* database) {
   return absl::UnavailableError(absl::StrCat("SQLite: ", sqlite3_errmsg(database)));
+}
+
+constexpr mode_t kOwnerOnly = 0600;
+
+// By name: whoever closes any descriptor of a database loses SQLite's locks of it.
+absl::Status KeepFromOthers(const std::string& file) {
+  struct stat found {};
+  if (stat(file.c_str(), &found) != 0) {
+    return errno == ENOENT ? absl::OkStatus() : absl::UnavailableError(std::strerror(errno));
+  }
+  if ((found.st_mode & (S_IRWXG | S_IRWXO)) == 0 || chmod(file.c_str(), kOwnerOnly) == 0) {
+    return absl::OkStatus();
+  }
+  return absl::UnavailableError(
+      absl::StrCat("others may read it, and that can't be changed: ", std::strerror(errno)));
+}
+
+// So that it, and what SQLite makes beside it with the mode that it has, is for this user alone.
+absl::Status KeepDatabaseFromOthers(const std::string& file) {
+  if (const int made = open(file.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, kOwnerOnly);
+      made >= 0) {
+    close(made);
+  }
+  for (const char* suffix : {"", "-wal", "-shm", "-journal"}) {
+    if (absl::Status status = KeepFromOthers(file + suffix); !status.ok()) {
+      return absl::UnavailableError(absl::StrCat(file, suffix, ": ", status.message()));
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -72,6 +108,9 @@ absl::Status RunSql(sqlite3* database, const char* sql) {
 }
 
 absl::StatusOr<SqlDatabase> OpenSql(const std::string& file) {
+  if (absl::Status kept = KeepDatabaseFromOthers(file); !kept.ok()) {
+    return kept;
+  }
   sqlite3* opened = nullptr;
   const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
   const int code = sqlite3_open_v2(file.c_str(), &opened, flags, nullptr);

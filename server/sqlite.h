@@ -44,7 +44,8 @@ struct SqlCloser {
 };
 using SqlDatabase = std::unique_ptr<sqlite3, SqlCloser>;
 
-// Opens or makes the file, in write-ahead mode: what was committed is on the disk. UNAVAILABLE
+// Opens or makes the file, in write-ahead mode: what was committed is on the disk. It and those
+// that SQLite keeps beside it are for this user alone (mode 0600), whatever they were. UNAVAILABLE
 // naming the file.
 absl::StatusOr<SqlDatabase> OpenSql(const std::string& file);
 

@@ -4,20 +4,18 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <mutex>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "server/image_folder.h"
 #include "server/store_desk.h"
 
 namespace patchflow {
 
 absl::StatusOr<std::unique_ptr<Store>> Store::Open(const StoreConfig& config) {
-  std::error_code error;
-  std::filesystem::create_directories(config.directory, error);
+  (void)MakePrivateFolder(config.directory);  // The lock can't be opened otherwise.
   const std::string lock_file = config.directory + "/lock";
   const int lock = open(lock_file.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
   if (lock < 0) {

@@ -25,7 +25,8 @@ class StoreDesk;
 // at all. Thread-safe.
 class Store {
  public:
-  // Makes the directory. UNAVAILABLE, naming it, if it cannot be used or another process holds it.
+  // Makes the directory, for this user alone, as all files in it are: they hold prompts.
+  // UNAVAILABLE, naming it, if it cannot be used or another process holds it.
   static absl::StatusOr<std::unique_ptr<Store>> Open(const StoreConfig& config);
   // Writes what waits, for at most 10 s; a disk that does not come back is left alone then, and the
   // directory stays held until the process ends.

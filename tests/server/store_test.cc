@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 
@@ -243,6 +244,66 @@ TEST_F(StoreTest, ReadsWhatAnEarlierVersionKeptInTheDatabase) {
     EXPECT_EQ(stored->images[0]->data, TestImage(0)->data);
   }
   EXPECT_EQ(Files().size(), 1U);
+}
+
+// Names of files and folders below `folder`, itself among them, that not their owner alone may use.
+std::vector<std::string> OpenToOthers(const std::string& folder) {
+  std::vector<std::string> open;
+  const auto look = [&](const std::filesystem::path& path) {
+    struct stat found {};
+    EXPECT_EQ(stat(path.c_str(), &found), 0) << path;
+    if ((found.st_mode & 0777) != (S_ISDIR(found.st_mode) ? 0700U : 0600U)) {
+      open.push_back(path.filename().string());
+    }
+  };
+  look(folder);
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    look(entry.path());
+  }
+  return open;
+}
+
+// The process makes files that all may read, as a rule.
+class StoreModeTest : public StoreTest {
+ protected:
+  StoreModeTest() : before_(umask(0022)) {}
+  ~StoreModeTest() override { umask(before_); }
+
+ private:
+  const mode_t before_;
+};
+
+TEST_F(StoreModeTest, IsForItsOwnerAloneWhichHoldsPrompts) {
+  config_.directory = folder_.path("above/store/");
+  const auto store = Open();
+  Finished(*store, "a");
+  ASSERT_TRUE(Eventually([&] { return store->FindEnded({"", "a"}).ok(); }));
+  const std::string folder = folder_.path("above/store");
+  for (const char* file :
+       {"generations.sqlite", "generations.sqlite-wal", "generations.sqlite-shm"}) {
+    EXPECT_TRUE(std::filesystem::exists(folder + "/" + file)) << file;
+  }
+  EXPECT_THAT(OpenToOthers(folder), ::testing::IsEmpty());
+  EXPECT_EQ(umask(0022), 0022U) << "of the process, whose listeners may be for others";
+}
+
+TEST_F(StoreModeTest, ClosesWhatAnEarlierVersionLeftOpen) {
+  const auto store = Open();
+  Finished(*store, "a");
+  ASSERT_TRUE(Eventually([&] { return store->FindEnded({"", "a"}).ok(); }));
+  // As a process leaves it that was killed.
+  std::filesystem::copy(config_.directory, folder_.path("left"),
+                        std::filesystem::copy_options::recursive);
+  config_.directory = folder_.path("left");
+  chmod(config_.directory.c_str(), 0700);
+  chmod(folder_.path("left/images").c_str(), 0700);
+  for (const char* suffix : {"", "-wal", "-shm"}) {
+    const std::string file = config_.directory + "/generations.sqlite" + suffix;
+    ASSERT_EQ(chmod(file.c_str(), 0664), 0) << file;
+  }
+  const auto again = Open();
+  EXPECT_TRUE(again->FindEnded({"", "a"}).ok());
+  EXPECT_THAT(OpenToOthers(config_.directory), ::testing::IsEmpty());
 }
 
 TEST_F(StoreTest, RefusesWhatALaterVersionWrote) {
