@@ -22,7 +22,10 @@ sys.path.insert(0, str(TOP / "tests"))
 import harness  # noqa: E402
 
 CLIENT = harness.BIN / "patchflow"
-COUNTED = {"GenerateImages", "GenerateImagesUnary", "FetchGeneration"}  # The calls of requests_total.
+COUNTED = {  # The calls of requests_total.
+    "GenerateImages", "GenerateImagesUnary", "FetchGeneration", "GetGeneration", "CancelGeneration", "GetGenerationTrace",
+    "ListModels", "GetModel",
+}
 PLAN = "plan-1"
 IMAGE_BYTES = 4096
 PNG = 1
@@ -174,19 +177,28 @@ def machine() -> dict:
 
 
 class Beside:
-    """Does its _run() on a thread of its own inside a `with`, until _over is set."""
+    """Does its _run() on a thread of its own inside a `with`, until _over is set. What that raises, the `with` raises."""
 
     def __init__(self):
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._guard)
+
+    def _guard(self):
+        try:
+            self._run()
+        except BaseException as failure:
+            self._failure = failure
 
     def __enter__(self):
         self._thread.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self._over.set()
         self._thread.join()
+        if kind is None and self._failure is not None:
+            raise self._failure
 
 
 def conclude(path: pathlib.Path | None, result: dict) -> int:

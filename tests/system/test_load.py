@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -38,6 +39,27 @@ def test_what_a_killed_worker_was_at_is_made_again_with_the_same_bytes():
 
 def test_no_detached_job_is_lost_when_the_front_end_is_killed():
     faultless(kills.front_end_kills(3))
+
+
+@pytest.mark.parametrize("break_it", [lambda path: os.truncate(path, 4000), pathlib.Path.unlink], ids=["cut", "gone"])
+def test_an_image_that_is_cut_or_gone_is_a_fault_of_its_job(break_it):
+    seed = 2  # That many images and one.
+    pb, _ = harness.api()
+    request = pb.GenerateImagesRequest(request_id=f"job-{seed}", prompt=pb.Prompt(text=f"job {seed}"))
+    request.sampling.steps, request.sampling.seed, request.image.count = 3, seed, kills.images_of_job(seed)
+    request.scheduling.on_disconnect = pb.DISCONNECT_POLICY_DETACH
+    with FakeServer(1, 1, more={"store": {"directory": "store"}}) as server:
+        harness.generate(server, request)
+        server.process.terminate()  # It writes what waits to be stored.
+        server.process.wait(30)
+        images = sorted((server.log_path.parent / "store" / "images").iterdir())
+        server.start_again()
+        assert len(images) == 3 and kills.job_faults(server, request.request_id, seed) == []
+        server.process.terminate()
+        server.process.wait(30)
+        break_it(images[-1])
+        server.start_again()
+        assert kills.job_faults(server, request.request_id, seed) != []
 
 
 @pytest.mark.long
