@@ -12,9 +12,11 @@ import urllib.request
 import grpc
 import harness
 import pytest
+import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 CONFIG = harness.TOP / "deploy" / "chaos.yaml"
+MAX_RECOVERY_S = 7  # 5 s, and a model that is small and warmed up within 2 s on two busy cores.
 ROW = re.compile(r"\| (\S+) \| (\S+) \| ([\d.]+) \| ([\d.]+) \| (.+) \| (.+) \|")
 
 
@@ -33,7 +35,7 @@ def test_faults_of_a_running_image_are_named_and_survived():
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     table = rows(done.stdout)
-    assert len(table) == 5
+    assert len(table) == 5 and slow_faults(table) == []
     for kind in ("kill", "throw", "skip"):
         assert table[kind, "step"][2] == "same bytes"
     assert table["oom", "step"][2:] == ("ended: GPU_OUT_OF_MEMORY", "out of memory")
@@ -52,6 +54,47 @@ def test_a_worker_that_is_stopped_while_it_loads_is_found_by_its_heartbeat():
     assert len(found) == 2 and max(found.values()) < 2, f"heartbeat_timeout of deploy/chaos.yaml is 1 s: {found}"
 
 
+def limit_s(kind: str, place: str) -> float:
+    """Within which deploy/chaos.yaml finds a fault, on two cores with other work."""
+    supervision = yaml.safe_load(CONFIG.read_text())["supervision"]
+    seconds = {key: duration_s(value) for key, value in supervision.items()}
+    if kind == "kill":
+        return 1  # The end of a process is seen at once.
+    if kind == "stop":
+        return 2  # heartbeat_timeout, and what the heartbeats before it took; nobody may need more than 2 s.
+    if kind in ("hang", "skip"):
+        # A watchdog counts slowly where the cores are busy, and waits for the other ranks before it gives up.
+        first = place in ("load", "warm-up")
+        return 1.5 * seconds["first_run_timeout" if first else "phase_timeout"] + 3
+    return 2.5  # The worker says it itself, and leaves a black box first.
+
+
+def duration_s(text: str) -> float:
+    number, unit = re.fullmatch(r"([\d.]+)(ms|s|m)", text).groups()
+    return float(number) * {"ms": 0.001, "s": 1, "m": 60}[unit]
+
+
+def slow_faults(table: dict[tuple[str, str], tuple]) -> list[str]:
+    """Those found too late, and those from which it took too long to serve again."""
+    slow = []
+    for (kind, place), (found_s, recovered_s, *_) in table.items():
+        if float(found_s) > limit_s(kind, place):
+            slow.append(f"{kind} in {place}: found after {found_s} s, not {limit_s(kind, place)} s")
+        if float(recovered_s) > MAX_RECOVERY_S:
+            slow.append(f"{kind} in {place}: serves again after {recovered_s} s, not {MAX_RECOVERY_S} s")
+    return slow
+
+
+def test_faults_found_or_recovered_from_late_are_told():
+    fast = {("kill", "step"): ("0.05", "1.5"), ("hang", "load"): ("6.8", "1.4"), ("stop", "text"): ("1.2", "1.1")}
+    assert slow_faults(fast) == []
+    late = {
+        ("kill", "step"): ("1.2", "1"), ("stop", "load"): ("2.3", "1"), ("hang", "step"): ("9", "1"),
+        ("skip", "warm-up"): ("13", "1"), ("nan", "decode"): ("3", "1"), ("oom", "text"): ("1", "8"),
+    }  # fmt: skip
+    assert len(slow_faults(late)) == len(late)
+
+
 @pytest.mark.long
 def test_every_fault_everywhere_is_named_and_survived():
     done = chaos()
@@ -59,7 +102,7 @@ def test_every_fault_everywhere_is_named_and_survived():
     assert done.returncode == 0, done.stdout + done.stderr
     table = rows(done.stdout)
     assert len(table) == 38
-    assert all(float(row[0]) < 20 for row in table.values()), "the watchdogs of deploy/chaos.yaml"
+    assert slow_faults(table) == []
 
 
 @pytest.mark.parametrize("place,phase", [("warm-up", "warm_up"), ("decode", "decode")])
