@@ -293,11 +293,11 @@ void Metrics::AddHistograms(const std::string& name, ModelMetrics& m) {
     m.stages[stage] = histogram("patchflow_stage_duration_seconds", "Time of a stage of an image.",
                                 LatencyBuckets(), labels("stage", stage));
   }
-  for (const Resolution& resolution : kResolutions) {
-    m.step_time[resolution.name] =
-        histogram("patchflow_denoise_step_duration_seconds", "Time of one step, as measured.",
-                  StepBuckets(), labels("resolution", resolution.name));
-  }
+  m.name = name;
+  m.step_time = &BuildHistogram()
+                     .Name("patchflow_denoise_step_duration_seconds")
+                     .Help("Time of one step, as measured; layout: the worker's.")
+                     .Register(registry_);
 }
 
 const ModelMetrics& Metrics::model_of(const std::string& name, const std::string& group) {
@@ -325,9 +325,11 @@ void ModelMetrics::ObserveImage(const v1::EffectiveParams& params,
       found->second->Observe(absl::ToDoubleSeconds(FromProto(timing.duration())));
     }
   }
-  prometheus::Histogram* step = step_time.at(ResolutionOf(params));
+  prometheus::Histogram& step = step_time->Add(
+      {{"model", name}, {"resolution", ResolutionOf(params)}, {"layout", params.layout()}},
+      StepBuckets());
   for (const auto& time : done.step_times()) {
-    step->Observe(absl::ToDoubleSeconds(FromProto(time)));
+    step.Observe(absl::ToDoubleSeconds(FromProto(time)));
   }
 }
 

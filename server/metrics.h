@@ -54,7 +54,8 @@ struct ModelMetrics {
   prometheus::Histogram* first_preview;
   std::map<v1::Priority, prometheus::Histogram*> queue_wait;
   std::map<std::string, prometheus::Histogram*> stages;
-  std::map<std::string, prometheus::Histogram*> step_time;  // By resolution.
+  std::string name;                                      // As labels say it.
+  prometheus::Family<prometheus::Histogram>* step_time;  // By resolution and layout.
 
   // One finished image.
   void ObserveImage(const v1::EffectiveParams& params, const worker::v1::ImageDone& done) const;

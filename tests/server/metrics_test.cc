@@ -73,6 +73,9 @@ class MetricsTest : public ::testing::Test {
     worker::v1::DescribeResponse info;
     info.set_layout("serial");
     metrics_.ranks().Describe("g", info);
+    worker::v1::ImageDone done;
+    done.add_step_times();
+    metrics_.model("shapes").ObserveImage(v1::EffectiveParams(), done);
     metrics_.CallBegan("GenerateImages");
     metrics_.CallEnded({"shapes", "GenerateImages", "256", absl::OkStatus(), {}});
   }
@@ -252,6 +255,28 @@ TEST_F(MetricsTest, TellsWhenTheLastImageWasMade) {
   const auto before = static_cast<double>(absl::ToUnixSeconds(absl::Now()));
   metrics_.model("shapes").ObserveImage(v1::EffectiveParams(), worker::v1::ImageDone());
   EXPECT_GE(Scrape().samples.at(name), before);
+}
+
+TEST_F(MetricsTest, TellsStepsOfALayoutApart) {
+  worker::v1::ImageDone done;
+  *done.add_step_times() = ToProto(absl::Seconds(2));
+  *done.add_step_times() = ToProto(absl::Seconds(3));
+  v1::EffectiveParams params;
+  params.set_width(512);
+  params.set_height(512);
+  for (const char* layout : {"serial", "ring=2", "ring=2"}) {
+    params.set_layout(layout);
+    metrics_.model("shapes").ObserveImage(params, done);
+  }
+  const auto samples = Scrape().samples;
+  const std::string steps =
+      R"(patchflow_denoise_step_duration_seconds_sum{layout="%",model="shapes",resolution="512"})";
+  const auto of = [&](const std::string& layout) {
+    std::string full = steps;
+    return samples.at(full.replace(full.find('%'), 1, layout));
+  };
+  EXPECT_EQ(of("serial"), 5);
+  EXPECT_EQ(of("ring=2"), 10);
 }
 
 TEST_F(MetricsTest, TellsWhatTheAuditLogWaitsFor) {
