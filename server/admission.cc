@@ -12,6 +12,7 @@
 #include "server/random.h"
 #include "server/sha256.h"
 #include "server/validate.h"
+#include "server/version.h"
 
 namespace patchflow {
 namespace {
@@ -30,17 +31,23 @@ std::string Fingerprint(const v1::GenerateImagesRequest& request) {
   return Sha256(content.SerializeAsString());
 }
 
-std::optional<Clock::time_point> SoonerDeadline(std::optional<Clock::time_point> of_call,
-                                                const v1::SchedulingHints& hints) {
-  if (!hints.has_timeout()) {
-    return of_call;
-  }
-  const auto own = Clock::now() + ToClock(FromProto(hints.timeout()));
-  return std::min(own, of_call.value_or(own));
-}
-
 bool Keeps(const v1::GenerateImagesRequest& request) {
   return request.scheduling().on_disconnect() == v1::DISCONNECT_POLICY_DETACH;
+}
+
+// As long as the request's `timeout` lets its caller hold the generation.
+Clock::time_point Until(const v1::GenerateImagesRequest& request) {
+  const v1::SchedulingHints& hints = request.scheduling();
+  return hints.has_timeout() ? Clock::now() + ToClock(FromProto(hints.timeout()))
+                             : Holders::kForever;
+}
+
+// By when the request is of use: the end of the call is none for one that detaches.
+std::optional<Clock::time_point> DeadlineOf(const v1::GenerateImagesRequest& request,
+                                            std::optional<Clock::time_point> of_call) {
+  const Clock::time_point until = std::min(
+      Until(request), Keeps(request) ? Holders::kForever : of_call.value_or(Holders::kForever));
+  return until == Holders::kForever ? std::nullopt : std::optional(until);
 }
 
 }  // namespace
@@ -88,9 +95,6 @@ absl::StatusOr<ServedModel*> Admission::FindModel(const std::string& name,
 
 absl::Status Admission::CheckRights(const v1::GenerateImagesRequest& request,
                                     const Caller& caller) {
-  if (draining_) {
-    return DrainingError();
-  }
   if (absl::Status status = audit_.Ready(); !status.ok()) {
     return status;
   }
@@ -104,8 +108,8 @@ absl::Status Admission::CheckRights(const v1::GenerateImagesRequest& request,
 
 absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequest& request,
                                                     const Caller& caller) {
-  if (absl::Status status = CheckRights(request, caller); !status.ok()) {
-    return status;
+  if (draining_) {
+    return DrainingError();
   }
   auto model = FindModel(request.model(), "model");
   if (!model.ok()) {
@@ -136,11 +140,13 @@ absl::StatusOr<Admission::Draft> Admission::Prepare(const v1::GenerateImagesRequ
   GenerationSpec& spec = draft.spec;
   spec.request_id = request.request_id().empty() ? RandomUuid() : request.request_id();
   spec.owner = caller.identity;
-  spec.deadline = SoonerDeadline(caller.deadline, request.scheduling());
+  spec.deadline = DeadlineOf(request, caller.deadline);
   spec.fingerprint = Fingerprint(request);
   spec.prompt = request.prompt().text();
   spec.negative_prompt = request.prompt().negative_text();
   spec.embed_metadata = request.output().embed_metadata();
+  spec.software = SoftwareName();
+  spec.provenance_mark = (*model)->marks_provenance();
   spec.preview_every_steps = request.stream().preview_every_steps();
   spec.preview_max_edge = request.stream().preview_max_edge();
   if (request.scheduling().priority() != v1::PRIORITY_UNSPECIFIED) {
@@ -172,12 +178,11 @@ void Admission::Place(const ServedModel& model, GenerationSpec& spec,
 }
 
 absl::Status Admission::CheckDeadline(ServedModel& model, const GenerationSpec& spec,
-                                      const std::vector<std::shared_ptr<Generation>>& ahead,
-                                      std::optional<Clock::time_point> deadline) const {
-  if (!deadline.has_value()) {
+                                      const std::vector<std::shared_ptr<Generation>>& ahead) {
+  if (!spec.deadline.has_value()) {
     return absl::OkStatus();
   }
-  const absl::Duration left = absl::FromChrono(*deadline - Clock::now());
+  const absl::Duration left = absl::FromChrono(*spec.deadline - Clock::now());
   const std::string& plan = spec.accepted.plan_digest();
   auto best = model.costs().ExpectAtBest(plan, spec.params(), model.BatchSizeOf(plan));
   absl::Duration needed;
@@ -197,6 +202,12 @@ absl::Status Admission::CheckDeadline(ServedModel& model, const GenerationSpec& 
 
 absl::StatusOr<GenerationSpec> Admission::Check(const v1::GenerateImagesRequest& request,
                                                 const Caller& caller) {
+  if (draining_) {
+    return DrainingError();
+  }
+  if (absl::Status status = CheckRights(request, caller); !status.ok()) {
+    return status;
+  }
   auto draft = Prepare(request, caller);
   if (!draft.ok()) {
     return draft.status();
@@ -206,43 +217,86 @@ absl::StatusOr<GenerationSpec> Admission::Check(const v1::GenerateImagesRequest&
   return std::move(draft->spec);
 }
 
+absl::StatusOr<std::shared_ptr<Generation>> Admission::FindToJoin(
+    const v1::GenerateImagesRequest& request, const Caller& caller) {
+  if (request.request_id().empty() || !ValidateRequestId(request.request_id(), true).ok()) {
+    return nullptr;  // Prepare() tells what else is wrong.
+  }
+  auto known = registry_.Known({caller.identity.name, request.request_id()});
+  if (!known.ok() || *known == nullptr) {
+    return known;
+  }
+  const Generation& generation = **known;
+  if (generation.spec().fingerprint != Fingerprint(request)) {
+    return ConflictError(request.request_id());
+  }
+  absl::Status status = ValidateJoin(request);
+  if (status.ok() && caller.unary) {
+    status = ValidateUnarySize(generation.spec().params(), limits_.max_unary_bytes);
+  }
+  if (!status.ok()) {
+    return status;
+  }
+  return Join(*known, request, caller);
+}
+
+absl::StatusOr<std::shared_ptr<Generation>> Admission::Join(
+    const std::shared_ptr<Generation>& generation, const v1::GenerateImagesRequest& request,
+    const Caller& caller) {
+  const Clock::time_point until = Until(request);
+  if (!generation->Subscribe(caller.subscriber, until)) {
+    return Registry::RunsAnew(generation->standing().status) ? nullptr : generation;
+  }
+  if (Keeps(request)) {
+    if (absl::Status status = Keep(generation, until); !status.ok()) {
+      generation->Unsubscribe(caller.subscriber.get(), status);
+      return status;
+    }
+    Detach(generation, until);
+  }
+  return generation;
+}
+
 absl::StatusOr<std::shared_ptr<Generation>> Admission::Admit(
     const v1::GenerateImagesRequest& request, const Caller& caller) {
+  if (draining_ && request.request_id().empty()) {
+    return DrainingError();
+  }
+  if (absl::Status status = CheckRights(request, caller); !status.ok()) {
+    return status;
+  }
+  auto found = FindToJoin(request, caller);
+  if (!found.ok() || *found != nullptr) {
+    return found;
+  }
   auto draft = Prepare(request, caller);
   if (!draft.ok()) {
     return draft.status();
   }
   ServedModel& model = *draft->model;
   auto probe = std::make_shared<Generation>(draft->spec, [](Generation&) {});
-  const auto ahead = model.queue().Ahead(probe);
-  Place(model, draft->spec, ahead);
-  const bool keep = Keeps(request);
-  const GenerationKey key = draft->spec.key();
+  Place(model, draft->spec, model.queue().Ahead(probe));
+  const Clock::time_point until = Until(request);
   while (true) {
-    auto claimed = registry_.Claim(key, draft->spec.fingerprint, [&](std::optional<uint64_t> seed) {
-      return Make(*draft, seed, request.scheduling());
-    });
+    auto claimed = registry_.Claim(
+        draft->spec.key(), draft->spec.fingerprint, [&](std::optional<uint64_t> seed) {
+          auto made = Make(*draft, seed);
+          made->Subscribe(caller.subscriber, until);  // Before others, who may leave at once.
+          return made;
+        });
     if (!claimed.ok()) {
       return claimed.status();
     }
-    std::shared_ptr<Generation> generation = std::move(claimed->generation);
-    const bool joined = generation->Subscribe(caller.subscriber, keep);
+    const std::shared_ptr<Generation> generation = std::move(claimed->generation);
     if (!claimed->fresh) {
-      const Standing standing = generation->standing();
-      if (joined && keep) {
-        if (absl::Status status = Keep(generation, request.scheduling()); !status.ok()) {
-          generation->Unsubscribe(caller.subscriber.get(), status);
-          return status;
-        }
-      }
-      if (joined || !Registry::RunsAnew(standing.status)) {
-        return generation;
+      auto joined = Join(generation, request, caller);
+      if (!joined.ok() || *joined != nullptr) {
+        return joined;
       }
       continue;  // It ended between the claim and now, in a way that begins anew.
     }
-    const absl::Status status = Enqueue(*draft, generation, request, caller);
-    if (!status.ok()) {
-      generation->End(status);
+    if (absl::Status status = Enqueue(*draft, generation, request, until); !status.ok()) {
+      generation->Refuse(status);
       registry_.Forget(*generation);
       return status;
     }
@@ -257,16 +311,16 @@ absl::StatusOr<std::shared_ptr<Generation>> Admission::Admit(
 }
 
 absl::Status Admission::Enqueue(const Draft& draft, const std::shared_ptr<Generation>& generation,
-                                const v1::GenerateImagesRequest& request, const Caller& caller) {
+                                const v1::GenerateImagesRequest& request, Clock::time_point until) {
   ServedModel& model = *draft.model;
   const auto ahead = model.queue().Ahead(generation);
-  absl::Status status = CheckDeadline(model, draft.spec, ahead, caller.deadline);
+  absl::Status status = CheckDeadline(model, draft.spec, ahead);
   if (!status.ok()) {
     return status;
   }
   const bool keep = Keeps(request);
   if (keep) {
-    status = Keep(generation, request.scheduling());
+    status = Keep(generation, until);
   }
   if (status.ok()) {
     status = model.queue().Push(generation);
@@ -276,18 +330,32 @@ absl::Status Admission::Enqueue(const Draft& draft, const std::shared_ptr<Genera
   }
   if (!status.ok()) {
     const auto wait = model.EstimateWait(draft.spec.accepted.plan_digest(), ahead);
-    status = WithRetry(status, Jittered(std::max(kLeastWait, wait.value_or(kUnknownWait))));
+    return WithRetry(status, Jittered(std::max(kLeastWait, wait.value_or(kUnknownWait))));
   }
-  return status;
+  if (keep) {
+    Detach(generation, until);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Admission::Keep(const std::shared_ptr<Generation>& generation,
-                             const v1::SchedulingHints& hints) {
+                             Clock::time_point until) {
   if (store_ == nullptr) {
+    if (!warned_of_no_store_.exchange(true)) {
+      LogWarning(
+          "a detached generation was accepted, and no store is configured: none outlives "
+          "this process",
+          {{"request_id", generation->spec().request_id}});
+    }
     return absl::OkStatus();
   }
+  if (generation->durable() && generation->ended()) {
+    return absl::OkStatus();  // All of it is there, or soon will be.
+  }
   const absl::Duration timeout =
-      hints.has_timeout() ? FromProto(hints.timeout()) : absl::InfiniteDuration();
+      until == Holders::kForever
+          ? absl::InfiniteDuration()
+          : absl::Now() - generation->create_time() + absl::FromChrono(until - Clock::now());
   if (!store_->Accept(generation, timeout).ok()) {
     return WithRetry(
         MakeError(absl::StatusCode::kUnavailable, reason::kStoreFailed,
@@ -295,28 +363,43 @@ absl::Status Admission::Keep(const std::shared_ptr<Generation>& generation,
         Jittered(absl::Seconds(1)));
   }
   store_->Follow(generation);
+  generation->SetDurable();
   return absl::OkStatus();
+}
+
+void Admission::Detach(const std::shared_ptr<Generation>& generation, Clock::time_point until) {
+  generation->Keep(until);
+  if (until != Holders::kForever) {
+    const Timer::Id id = timer_.At(until, [weak = std::weak_ptr<Generation>(generation)] {
+      if (auto alive = weak.lock()) {
+        alive->EndUnlessHeld();
+      }
+    });
+    generation->AtEnd([this, id] { timer_.Cancel(id); });
+  }
 }
 
 void Admission::Restore(StoredGeneration stored) {
   auto found = models_.find(stored.spec.params().model());
   ServedModel* model = found == models_.end() ? nullptr : found->second.get();
-  std::optional<absl::Duration> timeout;
+  Clock::time_point until = Holders::kForever;
   if (stored.timeout < absl::InfiniteDuration()) {
-    timeout = std::max(absl::ZeroDuration(), stored.create_time + stored.timeout - absl::Now());
+    until = Clock::now() + ToClock(stored.create_time + stored.timeout - absl::Now());
   }
   const GenerationKey key = stored.spec.key();
   const std::string fingerprint = stored.spec.fingerprint;
   const std::string model_name = stored.spec.params().model();
   auto claimed = registry_.Claim(key, fingerprint, [&](std::optional<uint64_t>) {
-    return MakeOf(model, std::move(stored.spec), stored.create_time, timeout);
+    return MakeOf(model, std::move(stored.spec), stored.create_time);
   });
   if (!claimed.ok() || !claimed->fresh) {
     return;
   }
   Generation& generation = *claimed->generation;
-  generation.RestoreImages(std::move(stored.images));
+  generation.RestoreImages(std::move(stored.images), stored.attempt + 1);
+  generation.SetDurable();
   store_->Follow(claimed->generation);
+  Detach(claimed->generation, until);
   if (generation.MissingImages().empty()) {
     generation.End(absl::OkStatus());
   } else if (model == nullptr) {
@@ -331,40 +414,20 @@ void Admission::Restore(StoredGeneration stored) {
   }
 }
 
-std::shared_ptr<Generation> Admission::Make(const Draft& draft, std::optional<uint64_t> seed,
-                                            const v1::SchedulingHints& hints) {
+std::shared_ptr<Generation> Admission::Make(const Draft& draft, std::optional<uint64_t> seed) {
   GenerationSpec spec = draft.spec;
   if (seed.has_value() && draft.seed_drawn) {
     spec.accepted.mutable_effective()->set_seed(*seed);
   }
-  std::optional<absl::Duration> timeout;
-  if (hints.has_timeout()) {
-    timeout = FromProto(hints.timeout());
-  }
-  return MakeOf(draft.model, std::move(spec), absl::Now(), timeout, draft.trace);
+  return MakeOf(draft.model, std::move(spec), absl::Now(), draft.trace);
 }
 
 std::shared_ptr<Generation> Admission::MakeOf(ServedModel* model, GenerationSpec spec,
-                                              absl::Time create_time,
-                                              std::optional<absl::Duration> timeout,
-                                              const TraceOrigin& trace) {
-  auto timer = std::make_shared<std::atomic<Timer::Id>>(0);
+                                              absl::Time create_time, const TraceOrigin& trace) {
   auto generation = std::make_shared<Generation>(
-      std::move(spec),
-      [this, model, timer](Generation& g) {
-        timer_.Cancel(*timer);
-        OnEnd(model, g);
-      },
-      create_time);
+      std::move(spec), [this, model](Generation& g) { OnEnd(model, g); }, create_time);
   if (tracer_ != nullptr) {
     generation->SetTrace(tracer_->Begin(generation->spec(), trace));
-  }
-  if (timeout.has_value()) {
-    *timer = timer_.After(*timeout, [weak = std::weak_ptr<Generation>(generation)] {
-      if (auto alive = weak.lock()) {
-        alive->End(alive->DeadlineError());
-      }
-    });
   }
   return generation;
 }
@@ -381,11 +444,11 @@ void Admission::OnEnd(ServedModel* model, Generation& generation) {
         absl::ToDoubleSeconds(absl::Now() - generation.end_time()));
   }
   const std::string why = ReasonOf(standing.status);
-  if (why == reason::kQueueFull || why == reason::kDeadlineUnmeetable) {
+  if (generation.refused()) {
     if (tracer_ != nullptr) {
       tracer_->Forget(generation.trace());
     }
-    return;  // It was never accepted.
+    return;
   }
   if (tracer_ != nullptr) {
     tracer_->Ended(generation.trace(), standing.status);

@@ -46,12 +46,13 @@ class Admission {
     Identity identity;
     TraceOrigin trace = {};
   };
-  // The generation, queued or joined, with the caller subscribed to it. Any status of serving.md's
-  // table that can be known now; nothing is left behind then.
+  // The generation, queued or joined, with the caller subscribed to it for as long as its `timeout`
+  // says. What is joined or replayed needs no group that serves. Any status of serving.md's table
+  // that can be known now; nothing is left behind then.
   absl::StatusOr<std::shared_ptr<Generation>> Admit(const v1::GenerateImagesRequest& request,
                                                     const Caller& caller);
   // Whether Admit() may wait for a disk, for StoreConfig::max_wait at most, to store the request.
-  // It never waits for anything else.
+  // It never waits for anything else but, for as long, what the store knows of the request_id.
   bool WaitsForDisk(const v1::GenerateImagesRequest& request) const;
   // All checks and the answer, but nothing runs (validate_only).
   absl::StatusOr<GenerationSpec> Check(const v1::GenerateImagesRequest& request,
@@ -83,19 +84,24 @@ class Admission {
   static void Place(const ServedModel& model, GenerationSpec& spec,
                     const std::vector<std::shared_ptr<Generation>>& ahead);
   absl::Status CheckRights(const v1::GenerateImagesRequest& request, const Caller& caller);
-  absl::Status CheckDeadline(ServedModel& model, const GenerationSpec& spec,
-                             const std::vector<std::shared_ptr<Generation>>& ahead,
-                             std::optional<Clock::time_point> deadline) const;
+  static absl::Status CheckDeadline(ServedModel& model, const GenerationSpec& spec,
+                                    const std::vector<std::shared_ptr<Generation>>& ahead);
   // Puts it into the store, if there is one. UNAVAILABLE / STORE_FAILED.
-  absl::Status Keep(const std::shared_ptr<Generation>& generation,
-                    const v1::SchedulingHints& hints);
+  absl::Status Keep(const std::shared_ptr<Generation>& generation, Clock::time_point until);
+  // It goes on without subscribers until then, and ends then unless there are some.
+  void Detach(const std::shared_ptr<Generation>& generation, Clock::time_point until);
   absl::Status Enqueue(const Draft& draft, const std::shared_ptr<Generation>& generation,
-                       const v1::GenerateImagesRequest& request, const Caller& caller);
+                       const v1::GenerateImagesRequest& request, Clock::time_point until);
+  // What a request of its id began, with the caller subscribed to it; null if there is none, or it
+  // is to be run anew.
+  absl::StatusOr<std::shared_ptr<Generation>> FindToJoin(const v1::GenerateImagesRequest& request,
+                                                         const Caller& caller);
+  absl::StatusOr<std::shared_ptr<Generation>> Join(const std::shared_ptr<Generation>& generation,
+                                                   const v1::GenerateImagesRequest& request,
+                                                   const Caller& caller);
   std::shared_ptr<Generation> MakeOf(ServedModel* model, GenerationSpec spec,
-                                     absl::Time create_time, std::optional<absl::Duration> timeout,
-                                     const TraceOrigin& trace = {});
-  std::shared_ptr<Generation> Make(const Draft& draft, std::optional<uint64_t> seed,
-                                   const v1::SchedulingHints& hints);
+                                     absl::Time create_time, const TraceOrigin& trace = {});
+  std::shared_ptr<Generation> Make(const Draft& draft, std::optional<uint64_t> seed);
   void OnEnd(ServedModel* model, Generation& generation);
 
   Models& models_;
@@ -108,6 +114,7 @@ class Admission {
   const std::string server_instance_;
   RateLimiter rates_;
   std::atomic<bool> draining_ = false;
+  std::atomic<bool> warned_of_no_store_ = false;
 };
 
 }  // namespace patchflow

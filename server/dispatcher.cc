@@ -160,7 +160,7 @@ std::shared_ptr<SharedRun> Dispatcher::Ask(const Incarnation& worker, const Batc
   const GroupConfig& config = parts_.group.config();
   std::vector<worker::v1::ExecuteRequest> requests;
   for (const auto& generation : batch) {
-    requests.push_back(MakeExecuteRequest(*generation, config.provenance_mark));
+    requests.push_back(MakeExecuteRequest(*generation));
     requests.back().set_traceparent(BeginRun(*generation, parts_.group));
   }
   std::vector<std::unique_ptr<JobRun>> jobs;

@@ -1,6 +1,7 @@
 #include "server/generation.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -30,8 +31,10 @@ Generation::Generation(GenerationSpec spec, EndHook on_end, absl::Time create_ti
   standing_.queue_position = spec_.accepted.queue_position();
 }
 
-void Generation::RestoreImages(std::vector<std::shared_ptr<const EncodedImage>> images) {
+void Generation::RestoreImages(std::vector<std::shared_ptr<const EncodedImage>> images,
+                               int attempt) {
   std::lock_guard<std::mutex> lock(mutex_);
+  standing_.attempt = attempt;
   images_ = std::move(images);
   standing_.images_done = static_cast<int>(
       std::count_if(images_.begin(), images_.end(), [](const auto& i) { return i != nullptr; }));
@@ -43,7 +46,9 @@ void Generation::RestoreEnd(const absl::Status& end, absl::Time end_time, v1::Co
   standing_.status = end;
   ended_at_ = Clock::now();
   end_time_ = end_time;
+  standing_.attempt = std::max(1, completed.attempts());
   restored_ = std::move(completed);
+  durable_ = true;
 }
 
 absl::Time Generation::end_time() const {
@@ -159,43 +164,59 @@ Clock::duration Generation::OwnTime() const {
   return own_time_ + std::chrono::duration_cast<Clock::duration>(of_this_run);
 }
 
-std::vector<std::shared_ptr<Generation::Subscriber>> Generation::Listeners() {
-  std::vector<std::shared_ptr<Subscriber>> listeners;
-  listeners.reserve(subscribers_.size());
-  for (const auto& weak : subscribers_) {
-    if (auto subscriber = weak.lock()) {
-      listeners.push_back(std::move(subscriber));
-    }
-  }
-  return listeners;
-}
-
-bool Generation::Subscribe(const std::shared_ptr<Subscriber>& subscriber, bool keep) {
+bool Generation::Subscribe(const std::shared_ptr<Subscriber>& subscriber, Clock::time_point until) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (standing_.ended() && !standing_.status.ok()) {
     return false;
   }
-  subscribers_.push_back(subscriber);
-  keep_ = keep_ || keep;
+  holders_.Add(subscriber, until);
   return true;
+}
+
+bool Generation::Join(const std::shared_ptr<Subscriber>& subscriber) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (standing_.ended() && !standing_.status.ok()) {
+    return false;
+  }
+  holders_.Add(subscriber, standing_.ended() ? Holders::kForever : holders_.Until());
+  return true;
+}
+
+void Generation::Listen(const std::shared_ptr<Subscriber>& listener) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  holders_.AddListener(listener);
+}
+
+void Generation::Keep(Clock::time_point until) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  holders_.Keep(until);
 }
 
 void Generation::Unsubscribe(const Subscriber* subscriber, const absl::Status& status) {
   std::unique_lock<std::mutex> lock(mutex_);
-  const size_t before = subscribers_.size();
-  subscribers_.erase(std::remove_if(subscribers_.begin(), subscribers_.end(),
-                                    [&](const std::weak_ptr<Subscriber>& weak) {
-                                      auto other = weak.lock();
-                                      return other == nullptr || other.get() == subscriber;
-                                    }),
-                     subscribers_.end());
-  if (before > 0 && subscribers_.empty() && !keep_ && !standing_.ended()) {
+  if (holders_.Drop(subscriber, Clock::now()) && !standing_.ended()) {
     EndLocked(lock, status);
   }
 }
 
+void Generation::EndUnlessHeld() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (!standing_.ended() && !holders_.Any(Clock::now())) {
+    EndLocked(lock, DeadlineErrorLocked());
+  }
+}
+
+Clock::time_point Generation::HeldUntil(const Subscriber* subscriber) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return holders_.UntilOf(subscriber);
+}
+
 absl::Status Generation::DeadlineError() const {
   std::lock_guard<std::mutex> lock(mutex_);
+  return DeadlineErrorLocked();
+}
+
+absl::Status Generation::DeadlineErrorLocked() const {
   if (standing_.state != v1::STATE_RUNNING) {
     const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(QueueTime()).count();
     return MakeError(absl::StatusCode::kDeadlineExceeded, reason::kDeadlineInQueue,
@@ -224,7 +245,7 @@ bool Generation::Start(double part) {
     standing_.state = v1::STATE_RUNNING;
     standing_.step = 0;
     ++standing_.progress_version;
-    listeners = Listeners();
+    listeners = holders_.Listeners();
   }
   Tell(listeners);
   return true;
@@ -236,7 +257,7 @@ void Generation::PutBack() { QueueAgain(false); }
 
 bool Generation::suspect() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return standing_.attempt > 1;
+  return suspect_;
 }
 
 void Generation::QueueAgain(bool new_attempt) {
@@ -253,8 +274,9 @@ void Generation::QueueAgain(bool new_attempt) {
     standing_.step = 0;
     standing_.queue_position = 0;
     standing_.attempt += new_attempt ? 1 : 0;
+    suspect_ = suspect_ || new_attempt;
     ++standing_.progress_version;
-    listeners = Listeners();
+    listeners = holders_.Listeners();
   }
   Tell(listeners);
 }
@@ -286,7 +308,7 @@ void Generation::SetStep(int image_index, int steps_done) {
     standing_.image_index = image_index;
     standing_.step = steps_done;
     ++standing_.progress_version;
-    listeners = Listeners();
+    listeners = holders_.Listeners();
   }
   Tell(listeners);
 }
@@ -300,7 +322,7 @@ void Generation::SetPreview(std::shared_ptr<const v1::Preview> preview) {
     }
     standing_.preview = std::move(preview);
     ++standing_.preview_version;
-    listeners = Listeners();
+    listeners = holders_.Listeners();
   }
   Tell(listeners);
 }
@@ -326,7 +348,7 @@ void Generation::AddImage(int index, std::shared_ptr<const EncodedImage> image,
       EndLocked(lock, absl::OkStatus());
       return;
     }
-    listeners = Listeners();
+    listeners = holders_.Listeners();
   }
   Tell(listeners);
 }
@@ -351,7 +373,7 @@ void Generation::SetQueuePosition(int position) {
     }
     standing_.queue_position = position;
     ++standing_.progress_version;
-    listeners = Listeners();
+    listeners = holders_.Listeners();
   }
   Tell(listeners);
 }
@@ -361,6 +383,25 @@ void Generation::End(const absl::Status& status) {
   if (!standing_.ended()) {
     EndLocked(lock, status);
   }
+}
+
+void Generation::Refuse(const absl::Status& status) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (!standing_.ended()) {
+    refused_ = true;
+    EndLocked(lock, status);
+  }
+}
+
+void Generation::AtEnd(std::function<void()> hook) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!standing_.ended()) {
+      at_end_.push_back(std::move(hook));
+      return;
+    }
+  }
+  hook();
 }
 
 void Generation::EndLocked(std::unique_lock<std::mutex>& lock, const absl::Status& status) {
@@ -373,14 +414,18 @@ void Generation::EndLocked(std::unique_lock<std::mutex>& lock, const absl::Statu
   ++standing_.progress_version;
   ended_at_ = Clock::now();
   end_time_ = absl::Now();
-  auto listeners = Listeners();
+  auto listeners = holders_.Listeners();
   auto stop = std::move(stop_);
   stop_ = nullptr;
+  const auto at_end = std::exchange(at_end_, {});
   lock.unlock();
   if (stop != nullptr && !status.ok()) {  // With all images there is nothing left to stop.
     stop();
   }
   on_end_(*this);
+  for (const auto& hook : at_end) {
+    hook();
+  }
   Tell(listeners);
 }
 

@@ -1,6 +1,7 @@
 // One accepted generation, from admission to its end.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -16,6 +17,7 @@
 #include "patchflow/v1/image_generation.pb.h"
 #include "server/clock.h"
 #include "server/cost_model.h"
+#include "server/holders.h"
 #include "server/identity.h"
 
 namespace patchflow {
@@ -44,13 +46,16 @@ struct GenerationSpec {
   std::string prompt;
   std::string negative_prompt;
   bool embed_metadata = false;
+  std::string software;         // That accepted it, as embedded metadata name it.
+  bool provenance_mark = true;  // Files say that a model made them.
   int preview_every_steps = 0;
   int preview_max_edge = 0;
   v1::Priority priority = v1::PRIORITY_NORMAL;
   v1::Accepted accepted;  // With plan_digest and the effective parameters.
   int ranks = 1;          // Of the group that the plan is of.
   std::optional<Estimate> estimate;
-  std::optional<Clock::time_point> deadline;  // The sooner of the call's and the request's.
+  // The sooner of the request's and, unless it detaches, the call's.
+  std::optional<Clock::time_point> deadline;
 
   const v1::EffectiveParams& params() const { return accepted.effective(); }
   GenerationKey key() const { return {owner.name, request_id}; }
@@ -76,13 +81,7 @@ struct Standing {
 // gets all of them, and no image is made twice.
 class Generation {
  public:
-  // Someone who wants the outcome: a stream, a unary call.
-  class Subscriber {
-   public:
-    virtual ~Subscriber() = default;
-    // Something changed. Called on any thread without locks held; must not block.
-    virtual void OnChange() = 0;
-  };
+  using Subscriber = GenerationSubscriber;
   // Called once, when the generation has ended and before its subscribers hear of it.
   using EndHook = std::function<void(Generation&)>;
 
@@ -111,17 +110,29 @@ class Generation {
 
   // -- whoever made it, before anyone else knows of it
   void SetTrace(std::shared_ptr<RequestTrace> trace) { trace_ = std::move(trace); }
-  // Images that an earlier life of the server made, null where one is missing.
-  void RestoreImages(std::vector<std::shared_ptr<const EncodedImage>> images);
-  // And its end there, if it came to one; the hook is not called.
+  // Images that an earlier life of the server made, null where one is missing; `attempt`: the next.
+  void RestoreImages(std::vector<std::shared_ptr<const EncodedImage>> images, int attempt = 1);
+  // And its end there, if it came to one, which is durable; the hook is not called.
   void RestoreEnd(const absl::Status& end, absl::Time end_time, v1::Completed completed);
 
   // -- subscribers
-  // `keep`: it goes on without subscribers, from now on. False, and nothing done, if it has ended
-  // with an error.
-  bool Subscribe(const std::shared_ptr<Subscriber>& subscriber, bool keep);
-  // The last one to go ends it with `status`, unless it is kept.
+  // Holds it until it goes, `until` at the latest. False, and nothing done, if it has ended with an
+  // error.
+  bool Subscribe(const std::shared_ptr<Subscriber>& subscriber,
+                 Clock::time_point until = Holders::kForever);
+  // The same without a time of its own: as long as anyone holds it who does so now.
+  bool Join(const std::shared_ptr<Subscriber>& subscriber);
+  // Hears of changes, and does not hold it.
+  void Listen(const std::shared_ptr<Subscriber>& listener);
+  // Until then it goes on without subscribers.
+  void Keep(Clock::time_point until = Holders::kForever);
+  // Ends it with `status` if nobody holds it any more.
   void Unsubscribe(const Subscriber* subscriber, const absl::Status& status);
+  // Ends it as a deadline does if nobody holds it any more: when the time is over of one that kept
+  // it.
+  void EndUnlessHeld();
+  // How long `subscriber` holds it.
+  Clock::time_point HeldUntil(const Subscriber* subscriber) const;
   // The error of a deadline that passes now: DEADLINE_IN_QUEUE or DEADLINE_RUNNING.
   absl::Status DeadlineError() const;
 
@@ -150,10 +161,18 @@ class Generation {
 
   // Ends it; the first end counts. Any thread.
   void End(const absl::Status& status);
+  // The same, of what was never accepted.
+  void Refuse(const absl::Status& status);
+  bool refused() const { return refused_; }
+  // Called once, when it has ended; at once if it has.
+  void AtEnd(std::function<void()> hook);
+
+  // It is in the store, where it goes on if this process can't finish it.
+  void SetDurable() { durable_ = true; }
+  bool durable() const { return durable_; }
 
  private:
-  // Notes a change; the subscribers to tell once the lock is gone.
-  std::vector<std::shared_ptr<Subscriber>> Listeners();
+  absl::Status DeadlineErrorLocked() const;
   void EndLocked(std::unique_lock<std::mutex>& lock, const absl::Status& status);
   void QueueAgain(bool new_attempt);
   Clock::duration QueueTime() const;
@@ -172,7 +191,7 @@ class Generation {
   std::map<std::string, absl::Duration> timings_;
   uint64_t peak_memory_bytes_ = 0;
   int losses_ = 0;
-  bool keep_ = false;
+  bool suspect_ = false;
   Clock::time_point queued_at_ = created_;
   Clock::duration queue_time_{0};
   Clock::time_point started_at_;
@@ -183,7 +202,10 @@ class Generation {
   absl::Time end_time_ = absl::InfiniteFuture();
   std::optional<v1::Completed> restored_;
   std::function<void()> stop_;
-  std::vector<std::weak_ptr<Subscriber>> subscribers_;
+  std::vector<std::function<void()>> at_end_;
+  Holders holders_;
+  std::atomic<bool> refused_ = false;
+  std::atomic<bool> durable_ = false;
 };
 
 }  // namespace patchflow

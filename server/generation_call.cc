@@ -61,15 +61,23 @@ void GenerationCall::Attach(std::shared_ptr<Generation> generation,
       return;
     }
     generation_ = std::move(generation);
-    if (deadline.has_value()) {
-      deadline_timer_ = services_.timer.At(*deadline, [weak = weak_from_this()] {
-        if (auto alive = weak.lock()) {
-          alive->PastDeadline();
-        }
-      });
+    const Clock::time_point until = generation_->HeldUntil(this);
+    if (deadline.has_value() && *deadline <= until) {
+      SetTimer(*deadline, &GenerationCall::PastDeadline);
+    } else if (until != Holders::kForever) {
+      SetTimer(until, &GenerationCall::PastTimeout);
     }
   }
   Pump();
+}
+
+// Under mutex_.
+void GenerationCall::SetTimer(Clock::time_point when, void (GenerationCall::*then)()) {
+  deadline_timer_ = services_.timer.At(when, [weak = weak_from_this(), then] {
+    if (auto alive = weak.lock()) {
+      (alive.get()->*then)();
+    }
+  });
 }
 
 void GenerationCall::EndWith(const absl::Status& status) {
@@ -82,26 +90,36 @@ void GenerationCall::EndWith(const absl::Status& status) {
   Pump();
 }
 
+std::shared_ptr<Generation> GenerationCall::generation() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return generation_;
+}
+
 void GenerationCall::PastDeadline() {
-  std::shared_ptr<Generation> generation;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    generation = generation_;
+  if (const auto waited_for = generation()) {  // Null: the call is done, just now.
+    const absl::Status status = waited_for->DeadlineError();
+    EndWith(status);
+    waited_for->Unsubscribe(this, status);
   }
-  const absl::Status status = generation->DeadlineError();
-  EndWith(status);
-  generation->Unsubscribe(this, status);
+}
+
+void GenerationCall::PastTimeout() {
+  if (const auto waited_for = generation()) {
+    const absl::Status status = waited_for->DeadlineError();
+    waited_for->Unsubscribe(this, status);
+    if (waited_for->ended()) {
+      Pump();
+    } else {
+      EndWith(status);
+    }
+  }
 }
 
 void GenerationCall::ClientGone() {
-  std::shared_ptr<Generation> generation;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    generation = generation_;
-  }
+  const auto waited_for = generation();
   EndWith(ClientCancelled());
-  if (generation != nullptr) {
-    generation->Unsubscribe(this, ClientCancelled());
+  if (waited_for != nullptr) {
+    waited_for->Unsubscribe(this, ClientCancelled());
   }
 }
 

@@ -50,7 +50,8 @@ class GenerationCall : public Generation::Subscriber,
   GenerationCall(const CallServices& services, const char* method, std::string peer);
 
   void OnChange() override { Pump(); }
-  // The call waits for this generation, to which it is subscribed, until `deadline`.
+  // The call waits for this generation, to which it is subscribed, until `deadline`, or for as long
+  // as it holds it.
   void Attach(std::shared_ptr<Generation> generation, std::optional<Clock::time_point> deadline);
   // Ends the call with this status, as soon as no write is under way.
   void EndWith(const absl::Status& status);
@@ -80,6 +81,10 @@ class GenerationCall : public Generation::Subscriber,
 
  private:
   void PastDeadline();
+  // It holds the generation no longer: others may.
+  void PastTimeout();
+  void SetTimer(Clock::time_point when, void (GenerationCall::*then)());
+  std::shared_ptr<Generation> generation();
 
   const char* const method_;
   const std::string peer_;

@@ -252,7 +252,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ImageService::FetchGeneration(Contex
     return reactor;
   }
   stream->SetModel((*generation)->spec().params().model());
-  (*generation)->Subscribe(stream, false);
+  (*generation)->Join(stream);
   stream->Begin(*std::move(generation), request.stream(), DeadlineOf(*context));
   return reactor;
 }
@@ -323,11 +323,15 @@ absl::StatusOr<v1::CancelGenerationResponse> ImageService::Cancel(
     return status;
   }
   v1::CancelGenerationResponse response;
-  if (auto generation = registry_.FindOrCancelAhead({identity.name, request.request_id()})) {
-    generation->End(MakeError(absl::StatusCode::kCancelled, reason::kCancelledByRequest,
-                              "CancelGeneration was called",
-                              {{"request_id", request.request_id()}}));
-    response.set_state(generation->standing().state);
+  auto generation = registry_.FindOrCancelAhead({identity.name, request.request_id()});
+  if (!generation.ok()) {
+    return generation.status();
+  }
+  if (*generation != nullptr) {
+    (*generation)
+        ->End(MakeError(absl::StatusCode::kCancelled, reason::kCancelledByRequest,
+                        "CancelGeneration was called", {{"request_id", request.request_id()}}));
+    response.set_state((*generation)->standing().state);
   }
   return response;
 }

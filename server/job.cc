@@ -8,7 +8,6 @@
 #include "server/clock.h"
 #include "server/request_trace.h"
 #include "server/sha256.h"
-#include "server/version.h"
 
 namespace patchflow {
 namespace {
@@ -30,7 +29,7 @@ void AddMetadata(const Generation& generation, int index, worker::v1::FileMetada
   const GenerationSpec& spec = generation.spec();
   const v1::EffectiveParams& params = spec.params();
   auto& metadata = *file.mutable_entries();
-  metadata["software"] = absl::StrCat("patchflow ", kVersion);
+  metadata["software"] = spec.software;
   metadata["prompt"] = spec.prompt;
   metadata["negative_prompt"] = spec.negative_prompt;
   metadata["seed"] = absl::StrCat(params.seed() + static_cast<uint64_t>(index));
@@ -58,7 +57,7 @@ uint64_t MaxImageBytes(const v1::EffectiveParams& params) {
 
 }  // namespace
 
-worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation, bool provenance_mark) {
+worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation) {
   const GenerationSpec& spec = generation.spec();
   worker::v1::ExecuteRequest request;
   request.set_request_id(spec.request_id);
@@ -71,11 +70,11 @@ worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation, bool
       AddMetadata(generation, index, *request.add_file_metadata());
     }
   }
-  if (provenance_mark && !spec.embed_metadata) {
+  if (spec.provenance_mark && !spec.embed_metadata) {
     request.add_file_metadata();
   }
   for (worker::v1::FileMetadata& file : *request.mutable_file_metadata()) {
-    if (provenance_mark) {
+    if (spec.provenance_mark) {
       (*file.mutable_entries())[kSourceType] = kTrainedAlgorithmicMedia;
     }
   }

@@ -18,9 +18,8 @@
 
 namespace patchflow {
 
-// What a worker is asked for: all images that are missing. `provenance_mark`: files say that a
-// model made them, whatever else they say.
-worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation, bool provenance_mark);
+// What a worker is asked for: all images that are missing.
+worker::v1::ExecuteRequest MakeExecuteRequest(const Generation& generation);
 
 // Takes a worker's events and hands whole, checked images to the generation.
 class ImageCollector {

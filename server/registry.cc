@@ -16,6 +16,14 @@ absl::Status PoisonError() {
                    "workers ended while they ran this request; it is not run again");
 }
 
+absl::Status ConflictError(const std::string& request_id) {
+  return WithResource(
+      MakeError(absl::StatusCode::kAlreadyExists, reason::kRequestIdConflict,
+                absl::StrCat("request_id ", request_id, " belongs to another request"),
+                {{"request_id", request_id}}),
+      "patchflow.v1.Generation", request_id);
+}
+
 bool Registry::RunsAnew(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsResourceExhausted(status) ||
          absl::IsDeadlineExceeded(status) || ReasonOf(status) == reason::kClientCancelled;
@@ -46,11 +54,7 @@ absl::StatusOr<Registry::Claimed> Registry::Claim(const GenerationKey& key,
   if (found != known_.end()) {
     Generation& generation = *found->second;
     if (generation.spec().fingerprint != fingerprint) {
-      return WithResource(
-          MakeError(absl::StatusCode::kAlreadyExists, reason::kRequestIdConflict,
-                    absl::StrCat("request_id ", key.request_id, " belongs to another request"),
-                    {{"request_id", key.request_id}}),
-          "patchflow.v1.Generation", key.request_id);
+      return ConflictError(key.request_id);
     }
     const Standing standing = generation.standing();
     if (!standing.ended() || !RunsAnew(standing.status)) {
@@ -86,14 +90,19 @@ absl::Status Registry::Remember(const GenerationKey& key) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::shared_ptr<Generation>> Registry::Find(const GenerationKey& key) {
+absl::StatusOr<std::shared_ptr<Generation>> Registry::Known(const GenerationKey& key) {
   if (absl::Status status = Remember(key); !status.ok()) {
     return status;
   }
   std::lock_guard<std::mutex> lock(mutex_);
   ExpireLocked();
   auto found = known_.find(key);
-  if (found == known_.end()) {
+  return found == known_.end() ? nullptr : found->second;
+}
+
+absl::StatusOr<std::shared_ptr<Generation>> Registry::Find(const GenerationKey& key) {
+  auto known = Known(key);
+  if (known.ok() && *known == nullptr) {
     return WithResource(
         MakeError(absl::StatusCode::kNotFound, reason::kGenerationNotFound,
                   absl::StrCat("no generation ", key.request_id, "; ended ones are kept for ",
@@ -101,10 +110,13 @@ absl::StatusOr<std::shared_ptr<Generation>> Registry::Find(const GenerationKey& 
                   {{"request_id", key.request_id}}),
         "patchflow.v1.Generation", key.request_id);
   }
-  return found->second;
+  return known;
 }
 
-std::shared_ptr<Generation> Registry::FindOrCancelAhead(const GenerationKey& key) {
+absl::StatusOr<std::shared_ptr<Generation>> Registry::FindOrCancelAhead(const GenerationKey& key) {
+  if (absl::Status status = Remember(key); !status.ok()) {
+    return status;
+  }
   std::lock_guard<std::mutex> lock(mutex_);
   ExpireLocked();
   auto found = known_.find(key);

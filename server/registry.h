@@ -18,6 +18,8 @@ namespace patchflow {
 
 // INTERNAL / POISON_REQUEST.
 absl::Status PoisonError();
+// ALREADY_EXISTS / REQUEST_ID_CONFLICT.
+absl::Status ConflictError(const std::string& request_id);
 
 // Makes request_id idempotent. Live generations stay until they end; ended ones for `max_age`, the
 // oldest going first when they hold more than `max_bytes`. A cancellation that comes before its
@@ -58,9 +60,12 @@ class Registry {
   // NOT_FOUND / GENERATION_NOT_FOUND, also for what belongs to another owner; the recall's error.
   absl::StatusOr<std::shared_ptr<Generation>> Find(const GenerationKey& key);
 
-  // The generation to cancel; null after noting the cancellation for a generation that has not
-  // come.
-  std::shared_ptr<Generation> FindOrCancelAhead(const GenerationKey& key);
+  // The same, but null if there is none.
+  absl::StatusOr<std::shared_ptr<Generation>> Known(const GenerationKey& key);
+
+  // The generation to cancel, perhaps one that has ended; null after noting the cancellation for a
+  // generation that has not come; the recall's error.
+  absl::StatusOr<std::shared_ptr<Generation>> FindOrCancelAhead(const GenerationKey& key);
 
   // `generation` has ended: keeps it for a while. Nothing if it is not the one known by its id.
   void Ended(Generation& generation);

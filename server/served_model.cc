@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/draining.h"
 #include "server/errors.h"
 #include "server/pass_shape.h"
 #include "server/random.h"
@@ -21,6 +22,31 @@ constexpr absl::Duration kSoon = absl::Seconds(30);
 bool ServesSoon(const Group& group) {
   return group.state() == GroupState::kRecovering && group.failures() <= 1 &&
          group.OutOfServiceFor() < kSoon;
+}
+
+bool Loads(const Group& group) {
+  const worker::v1::WorkerState says = group.last_beat().state();
+  return says == worker::v1::WORKER_STATE_LOADING || says == worker::v1::WORKER_STATE_WARMING;
+}
+
+// Whether it serves, or what waits for it may as well wait on.
+bool MayServe(const Group& group, const ServedModel::Patience& patience) {
+  const GroupState state = group.state();
+  if (state == GroupState::kServing || state == GroupState::kFailed) {
+    return state == GroupState::kServing;
+  }
+  const absl::Duration out = group.OutOfServiceFor();
+  return out < patience.recovery || (out < patience.load && Loads(group));
+}
+
+// Until a group that is lost has loaded again, if it takes as long as the last time; nothing if it
+// takes longer, or that is not known.
+std::optional<absl::Duration> TimeToLoad(const Group& group) {
+  const auto info = group.info();
+  const absl::Duration left = info == nullptr || !info->has_load_time()
+                                  ? absl::ZeroDuration()
+                                  : FromProto(info->load_time()) - group.OutOfServiceFor();
+  return left > absl::ZeroDuration() ? std::optional(left) : std::nullopt;
 }
 
 template <typename Number>
@@ -155,6 +181,12 @@ bool ServedModel::ready() const {
                      [](const Group* group) { return group->state() == GroupState::kServing; });
 }
 
+bool ServedModel::marks_provenance() const {
+  const std::vector<Group*> groups = this->groups();
+  return std::any_of(groups.begin(), groups.end(),
+                     [](const Group* group) { return group->config().provenance_mark; });
+}
+
 v1::Model ServedModel::Describe() const {
   v1::Model model;
   model.set_name(name_);
@@ -261,7 +293,20 @@ int ServedModel::BatchSizeOf(const std::string& plan_digest) const {
 
 std::optional<absl::Duration> ServedModel::EstimateWait(
     const std::string& plan_digest, const std::vector<std::shared_ptr<Generation>>& ahead) const {
-  const std::vector<Group*> groups = GroupsOf(plan_digest);
+  std::vector<Group*> groups;
+  int coming = 0;
+  absl::Duration loading = absl::InfiniteDuration();  // Of the first of them.
+  for (Group* group : GroupsOf(plan_digest)) {
+    if (group->state() == GroupState::kServing) {
+      groups.push_back(group);
+    } else if (const auto left = TimeToLoad(*group)) {
+      ++coming;
+      loading = std::min(loading, *left);
+    }
+  }
+  if (groups.empty() && coming == 0) {
+    return std::nullopt;
+  }
   Estimates estimates([&, batch_size = BatchSizeOf(plan_digest)](const auto& params) {
     return costs_.Expect(plan_digest, params, batch_size);
   });
@@ -297,7 +342,8 @@ std::optional<absl::Duration> ServedModel::EstimateWait(
   if (!waits.has_value()) {
     return std::nullopt;
   }
-  return (work + *waits) / std::max<int64_t>(1, static_cast<int64_t>(groups.size()));
+  return groups.empty() ? loading + *waits / coming
+                        : (work + *waits) / static_cast<int64_t>(groups.size());
 }
 
 absl::Duration ServedModel::BestWait(const std::string& plan_digest,
@@ -323,34 +369,53 @@ absl::Duration ServedModel::BestWait(const std::string& plan_digest,
   return work / std::max<int64_t>(1, groups);
 }
 
-void ServedModel::EndHopeless(absl::Duration recovery_timeout) {
-  const std::vector<Group*> groups = AllGroups();
-  for (const Group* group : groups) {
-    if (group->state() == GroupState::kStarting) {
-      return;  // What an earlier life of the server accepted may be of its plan.
-    }
-  }
+ServedModel::Prospect ServedModel::ProspectOf(const std::string& plan_digest,
+                                              const std::vector<Group*>& groups,
+                                              const Patience& patience) const {
+  bool any_may_serve = false;
   bool all_failed = true;
-  absl::Duration out = absl::InfiniteDuration();
+  bool has_plan = false;       // A group,
+  bool may_come_back = false;  // and it is not given up.
   for (const Group* group : groups) {
-    all_failed = all_failed && group->state() == GroupState::kFailed;
-    out = std::min(out, group->OutOfServiceFor());
-  }
-  if (all_failed || out >= recovery_timeout) {
-    for (const auto& generation : queue_.Take()) {
-      generation->End(all_failed ? FailedError() : RecoveringError(groups));
+    const auto info = group->info();
+    const bool of_plan = info != nullptr && info->plan_digest() == plan_digest;
+    const bool failed = group->state() == GroupState::kFailed;
+    const bool may_serve = MayServe(*group, patience);
+    if (may_serve && (of_plan || info == nullptr)) {
+      return {};
     }
-    return;
+    any_may_serve = any_may_serve || may_serve;
+    all_failed = all_failed && failed;
+    has_plan = has_plan || of_plan;
+    may_come_back = may_come_back || (of_plan && !failed);
   }
+  if (all_failed) {
+    return {FailedError(), true};
+  }
+  if (may_come_back || !any_may_serve) {
+    return {RecoveringError(groups), true};
+  }
+  return {MakeError(absl::StatusCode::kUnavailable, reason::kPlanChanged,
+                    "no group has the plan that this request was accepted for",
+                    {{"plan_digest", plan_digest}}),
+          has_plan};
+}
+
+void ServedModel::EndHopeless(const Patience& patience) {
+  const std::vector<Group*> groups = AllGroups();
+  std::map<std::string, Prospect> prospects;
   for (const auto& generation : queue_.InOrder()) {
     const std::string& plan = generation->spec().accepted.plan_digest();
-    if (GroupsOf(plan).empty()) {
-      for (const auto& orphan : queue_.Take(plan)) {
-        orphan->End(MakeError(absl::StatusCode::kUnavailable, reason::kPlanChanged,
-                              "no group has the plan that this request was accepted for",
-                              {{"plan_digest", plan}}));
-      }
+    auto [found, fresh] = prospects.try_emplace(plan);
+    Prospect& prospect = found->second;
+    if (fresh) {
+      prospect = ProspectOf(plan, groups, patience);
     }
+    const bool waits_on = generation->durable() && prospect.may_heal;
+    if (prospect.end.ok() || (waits_on && !patience.draining) || !queue_.Remove(*generation)) {
+      continue;
+    }
+    generation->End(waits_on ? DrainedError() : prospect.end);
   }
 }
 

@@ -35,6 +35,9 @@ class ServedModel {
   const ModelMetrics& metrics() const { return metrics_; }
 
   bool ready() const;
+  // Whether files of this model say that a model made them: unless no group wants it. So it does
+  // not matter which one makes an image.
+  bool marks_provenance() const;
   // With the limits that apply: the stricter of the model's and the server's. Only the name while
   // nothing is known.
   v1::Model Describe() const;
@@ -55,9 +58,10 @@ class ServedModel {
 
   // Images that share a pass of the groups of this plan.
   int BatchSizeOf(const std::string& plan_digest) const;
-  // Until a generation that comes now, with `ahead` before it, runs. Nothing if a cost is unknown.
-  // Where images share passes, what waits is taken to fill them, each shape its own; that what
-  // comes now may still find room in one counts nothing.
+  // Until a generation that comes now, with `ahead` before it, runs, at the groups that serve;
+  // while there are none, at those that come back, once they have loaded. Nothing if a cost is
+  // unknown, or when that will be. Where images share passes, what waits is taken to fill them,
+  // each shape its own; that what comes now may still find room in one counts nothing.
   std::optional<absl::Duration> EstimateWait(
       const std::string& plan_digest, const std::vector<std::shared_ptr<Generation>>& ahead) const;
   // Of one with these parameters, when everything goes as fast as it ever does; what is unknown
@@ -65,14 +69,31 @@ class ServedModel {
   absl::Duration BestWait(const std::string& plan_digest, const v1::EffectiveParams& params,
                           const std::vector<std::shared_ptr<Generation>>& ahead) const;
 
-  // Ends what waits for a plan that no group has any more (PLAN_CHANGED), and everything that waits
-  // once no group has served for `recovery_timeout` (ENGINE_RECOVERING) or ever will
-  // (ENGINE_FAILED). Nothing while a group has never been ready.
-  void EndHopeless(absl::Duration recovery_timeout);
+  // How long what waits lets a group be out of service, from the front end's start if it has not
+  // served yet.
+  struct Patience {
+    absl::Duration recovery;  // Limits::recovery_timeout
+    // The group's heartbeat says that it loads, or warms up: as long as it may, if that is longer.
+    absl::Duration load = absl::ZeroDuration();
+    bool draining = false;  // The process is about to end.
+  };
+  // Ends what waits for a plan that no group has any more (PLAN_CHANGED), that of groups that have
+  // been out of service for too long (ENGINE_RECOVERING), and everything once all groups are given
+  // up (ENGINE_FAILED). What a group has that has not served yet is not known, so it is waited for
+  // as if it were the plan. A durable generation is not ended for what may heal, in this process or
+  // the next one: it waits on, and ends as DRAINING with this one.
+  void EndHopeless(const Patience& patience);
   // Tells the queued how many are before them.
   void TellPositions();
 
  private:
+  struct Prospect {
+    absl::Status end;  // OK: there is hope.
+    bool may_heal = false;
+  };
+  Prospect ProspectOf(const std::string& plan_digest, const std::vector<Group*>& groups,
+                      const Patience& patience) const;
+  // Those that are not given up.
   std::vector<Group*> GroupsOf(const std::string& plan_digest) const;
   // Also those that leave.
   std::vector<Group*> AllGroups() const;

@@ -244,7 +244,8 @@ Server::~Server() {
 
 void Server::Tick() {
   for (const auto& [name, model] : parts_->models) {
-    model->EndHopeless(config_.limits.recovery_timeout);
+    model->EndHopeless(
+        {config_.limits.recovery_timeout, config_.supervision.load_timeout, draining_});
     model->TellPositions();
   }
   parts_->registry.Expire();

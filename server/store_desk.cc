@@ -32,6 +32,9 @@ absl::Status TooSlow(absl::Duration limit) {
 absl::Status Write(StoreTable& table, const Generation& generation) {
   const Standing standing = generation.standing();
   absl::Status status = table.AddImages(generation);
+  if (status.ok() && standing.attempt > 1) {
+    status = table.SetAttempt(generation, standing.attempt);
+  }
   if (status.ok() && standing.ended() && !GoesOn(standing.status)) {
     status = table.End(generation, standing.status);
   }
@@ -53,7 +56,9 @@ class StoreDesk::Follower final : public Generation::Subscriber {
       return;
     }
     const Standing standing = generation->standing();
-    if (images_done_.exchange(standing.images_done) != standing.images_done || standing.ended()) {
+    const bool new_images = images_done_.exchange(standing.images_done) != standing.images_done;
+    const bool new_attempt = attempt_.exchange(standing.attempt) != standing.attempt;
+    if (new_images || new_attempt || standing.ended()) {
       desk->Enqueue(generation);
     }
   }
@@ -62,6 +67,7 @@ class StoreDesk::Follower final : public Generation::Subscriber {
   const std::weak_ptr<StoreDesk> desk_;
   const std::weak_ptr<Generation> generation_;
   std::atomic<int> images_done_ = 0;
+  std::atomic<int> attempt_ = 1;
 };
 
 void StoreDesk::Answer::Give(const absl::Status& with) {
@@ -136,7 +142,7 @@ void StoreDesk::Follow(const std::shared_ptr<Generation>& generation) {
       return;
     }
   }
-  generation->Subscribe(follower, true);
+  generation->Listen(follower);
   Enqueue(generation);
 }
 

@@ -16,12 +16,18 @@ constexpr char kGenerations[] =
     "CREATE TABLE IF NOT EXISTS generations(number INTEGER PRIMARY KEY AUTOINCREMENT,"
     " owner BLOB NOT NULL, request_id BLOB NOT NULL, spec BLOB NOT NULL,"
     " created INTEGER NOT NULL, timeout INTEGER NOT NULL, bytes INTEGER NOT NULL,"
-    " ended INTEGER, status BLOB, completed BLOB, UNIQUE(owner, request_id))";
+    " ended INTEGER, status BLOB, completed BLOB, attempt INTEGER NOT NULL DEFAULT 1,"
+    " UNIQUE(owner, request_id))";
 constexpr char kImages[] =
     "CREATE TABLE IF NOT EXISTS images(number INTEGER NOT NULL, place INTEGER NOT NULL,"
     " header BLOB NOT NULL, PRIMARY KEY(number, place))";
 constexpr char kColumns[] =
-    "SELECT number, spec, created, timeout, ended, status, completed FROM generations ";
+    "SELECT number, spec, created, timeout, ended, status, completed, attempt FROM "
+    "generations ";
+
+int64_t MicrosOf(absl::Duration timeout) {
+  return timeout < absl::InfiniteDuration() ? absl::ToInt64Microseconds(timeout) : kForever;
+}
 
 // Numbers are never given twice, so neither are names.
 std::string NameOf(int64_t number, int64_t place) { return absl::StrCat(number, "-", place); }
@@ -62,7 +68,22 @@ absl::Status StoreTable::Prepare() {
       status = RunSql(database_.get(), sql);
     }
   }
+  if (status.ok()) {
+    status = AddAttempts();
+  }
   return status.ok() ? Load() : status;
+}
+
+// Of schema 2 as it was first: those that know no attempts do as well with them.
+absl::Status StoreTable::AddAttempts() {
+  SqlStatement known(
+      database_.get(),
+      "SELECT COUNT(*) FROM pragma_table_info('generations') WHERE name = 'attempt'");
+  if (!known.Step() || known.Number(0) > 0) {
+    return known.status();
+  }
+  return RunSql(database_.get(),
+                "ALTER TABLE generations ADD COLUMN attempt INTEGER NOT NULL DEFAULT 1");
 }
 
 // Schema 1 to 2. Whenever it is cut off, it begins anew.
@@ -163,7 +184,18 @@ absl::StatusOr<bool> StoreTable::Insert(const Generation& generation, absl::Dura
                      "SELECT ended FROM generations WHERE owner = ? AND request_id = ?");
   if (found.Bind(spec.owner.name).Bind(spec.request_id).Step()) {
     if (found.IsNull(0)) {
-      return false;
+      const int64_t micros = MicrosOf(timeout);
+      const absl::Status status =
+          SqlStatement(database_.get(),
+                       "UPDATE generations SET timeout = ? WHERE owner = ? AND request_id = ? AND "
+                       "timeout != -1 AND (? = -1 OR timeout < ?)")
+              .Bind(micros)
+              .Bind(spec.owner.name)
+              .Bind(spec.request_id)
+              .Bind(micros)
+              .Bind(micros)
+              .Run();
+      return status.ok() ? absl::StatusOr<bool>(false) : status;
     }
     if (absl::Status status = Remove(spec.key()); !status.ok()) {
       return status;
@@ -173,14 +205,13 @@ absl::StatusOr<bool> StoreTable::Insert(const Generation& generation, absl::Dura
   SqlStatement insert(database_.get(),
                       "INSERT INTO generations(owner, request_id, spec, created, timeout, bytes) "
                       "VALUES(?, ?, ?, ?, ?, ?)");
-  absl::Status status =
-      insert.Bind(spec.owner.name)
-          .Bind(spec.request_id)
-          .Bind(bytes)
-          .Bind(absl::ToUnixMicros(generation.create_time()))
-          .Bind(timeout < absl::InfiniteDuration() ? absl::ToInt64Microseconds(timeout) : kForever)
-          .Bind(static_cast<int64_t>(bytes.size()))
-          .Run();
+  absl::Status status = insert.Bind(spec.owner.name)
+                            .Bind(spec.request_id)
+                            .Bind(bytes)
+                            .Bind(absl::ToUnixMicros(generation.create_time()))
+                            .Bind(MicrosOf(timeout))
+                            .Bind(static_cast<int64_t>(bytes.size()))
+                            .Run();
   if (!status.ok()) {
     return status;
   }
@@ -188,6 +219,17 @@ absl::StatusOr<bool> StoreTable::Insert(const Generation& generation, absl::Dura
   bytes_ += static_cast<int64_t>(bytes.size());
   changed_.emplace_back(spec.key(), true);
   return true;
+}
+
+absl::Status StoreTable::SetAttempt(const Generation& generation, int attempt) {
+  return SqlStatement(database_.get(),
+                      "UPDATE generations SET attempt = ? WHERE owner = ? AND request_id = ? AND "
+                      "attempt != ?")
+      .Bind(int64_t{attempt})
+      .Bind(generation.spec().owner.name)
+      .Bind(generation.spec().request_id)
+      .Bind(int64_t{attempt})
+      .Run();
 }
 
 absl::Status StoreTable::AddImages(const Generation& generation) {
@@ -292,6 +334,7 @@ absl::StatusOr<StoredGeneration> StoreTable::Read(SqlStatement& row, std::vector
   }
   stored.spec = *std::move(spec);
   stored.create_time = absl::FromUnixMicros(row.Number(2));
+  stored.attempt = static_cast<int>(row.Number(7));
   if (row.Number(3) != kForever) {
     stored.timeout = absl::Microseconds(row.Number(3));
   }

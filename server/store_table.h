@@ -25,6 +25,7 @@ struct StoredGeneration {
   GenerationSpec spec;
   absl::Duration timeout = absl::InfiniteDuration();  // From create_time.
   absl::Time create_time;
+  int attempt = 1;                                          // The last.
   std::vector<std::shared_ptr<const EncodedImage>> images;  // Null where it is missing.
   // Once it has ended:
   std::optional<absl::Status> end;
@@ -47,8 +48,11 @@ class StoreTable {
   absl::Status Change(const std::function<absl::Status()>& change);
 
   // Within Change():
-  // True if it is new; one of the same key that has ended is replaced.
+  // True if it is new; one of the same key that has ended is replaced, and one that has not may
+  // from now on take as long as `timeout` if that is longer.
   absl::StatusOr<bool> Insert(const Generation& generation, absl::Duration timeout);
+  // Its attempt, from the second on.
+  absl::Status SetAttempt(const Generation& generation, int attempt);
   // The images that are made and not stored.
   absl::Status AddImages(const Generation& generation);
   absl::Status End(const Generation& generation, const absl::Status& end);
@@ -71,6 +75,7 @@ class StoreTable {
   absl::Status Prepare();
   absl::Status MoveImagesToFiles();
   absl::Status Load();
+  absl::Status AddAttempts();
   absl::Status AddImage(int64_t number, int place, const EncodedImage& image);
   struct BadImage {
     int64_t number;

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "google/rpc/status.pb.h"
+#include "server/version.h"
 
 namespace patchflow {
 namespace {
@@ -29,6 +30,8 @@ std::string SerializeSpec(const GenerationSpec& spec) {
                     {"prompt", spec.prompt},
                     {"negative_prompt", spec.negative_prompt},
                     {"embed_metadata", spec.embed_metadata},
+                    {"software", spec.software},
+                    {"provenance_mark", spec.provenance_mark},
                     {"preview_every_steps", spec.preview_every_steps},
                     {"preview_max_edge", spec.preview_max_edge},
                     {"priority", static_cast<int>(spec.priority)},
@@ -48,6 +51,9 @@ absl::StatusOr<GenerationSpec> ParseSpec(const std::string& bytes) {
     spec.prompt = stored.at("prompt");
     spec.negative_prompt = stored.at("negative_prompt");
     spec.embed_metadata = stored.at("embed_metadata");
+    // What an earlier version wrote has neither.
+    spec.software = stored.value("software", SoftwareName());
+    spec.provenance_mark = stored.value("provenance_mark", true);
     spec.preview_every_steps = stored.at("preview_every_steps");
     spec.preview_max_edge = stored.at("preview_max_edge");
     spec.priority = static_cast<v1::Priority>(stored.at("priority").get<int>());

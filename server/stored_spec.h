@@ -8,7 +8,8 @@
 
 namespace patchflow {
 
-// CBOR, with Accepted as protobuf within it; spec.deadline and spec.estimate are not kept.
+// CBOR, with Accepted as protobuf within it; spec.deadline and spec.estimate are not kept. What has
+// no `software` or `provenance_mark` yet gets this version's name, and the mark.
 std::string SerializeSpec(const GenerationSpec& spec);
 // DATA_LOSS if it is not what SerializeSpec() wrote.
 absl::StatusOr<GenerationSpec> ParseSpec(const std::string& bytes);

@@ -256,6 +256,13 @@ absl::Status ValidateStreamOptions(const v1::StreamOptions& options, const std::
   return faults.status();
 }
 
+absl::Status ValidateJoin(const v1::GenerateImagesRequest& request) {
+  Faults faults;
+  CheckStream(request.stream(), "stream.", faults);
+  CheckScheduling(request.scheduling(), faults);
+  return faults.status();
+}
+
 absl::Status ValidateRequestId(const std::string& request_id, bool required) {
   Faults faults;
   CheckRequestId(request_id, required, faults);

@@ -26,6 +26,9 @@ absl::Status ValidateUnarySize(const v1::EffectiveParams& params, int64_t max_un
 // reported below `prefix`.
 absl::Status ValidateStreamOptions(const v1::StreamOptions& options, const std::string& prefix);
 
+// Of a request that waits for, or replays, what another began, everything that may differ.
+absl::Status ValidateJoin(const v1::GenerateImagesRequest& request);
+
 // A request_id: 1 to 64 of [A-Za-z0-9._-]. `required`: whether it may be empty.
 absl::Status ValidateRequestId(const std::string& request_id, bool required);
 

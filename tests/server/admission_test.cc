@@ -176,6 +176,71 @@ TEST_F(AdmissionTest, RunsTheDeadlineOfTheCallOrTheRequestWhicheverIsSooner) {
   EXPECT_LT(*deadline, Clock::now() + std::chrono::seconds(6));
 }
 
+TEST_F(AdmissionTest, ChecksTheTimeoutAsItDoesADeadline) {
+  Learn(5, absl::Seconds(10));
+  auto request = Request();
+  request.mutable_scheduling()->mutable_timeout()->set_seconds(5);
+  EXPECT_EQ(ReasonOf(admission_->Admit(request, Caller()).status()), "DEADLINE_UNMEETABLE");
+  request.mutable_scheduling()->mutable_timeout()->set_seconds(50);
+  EXPECT_TRUE(admission_->Admit(request, Caller()).ok());
+}
+
+TEST_F(AdmissionTest, TheCallOfADetachedRequestMayEndLongBefore) {
+  Learn(5, absl::Seconds(10));
+  auto request = Request();
+  request.mutable_scheduling()->set_on_disconnect(v1::DISCONNECT_POLICY_DETACH);
+  auto generation = admission_->Admit(request, Caller(absl::Seconds(5)));
+  ASSERT_TRUE(generation.ok()) << generation.status();
+  EXPECT_FALSE((*generation)->spec().deadline.has_value());
+}
+
+TEST_F(AdmissionTest, JoinsAndReplaysWithoutAGroup) {
+  auto live = admission_->Admit(Request("live"), Caller());
+  auto ended = admission_->Admit(Request("ended"), Caller());
+  ASSERT_TRUE(live.ok() && ended.ok());
+  (*ended)->End(absl::OkStatus());
+  group_.SetLost("died");
+  group_.SetLost("died again");
+  admission_->SetDraining(true);
+  EXPECT_EQ(*admission_->Admit(Request("live"), Caller()), *live);
+  EXPECT_EQ(*admission_->Admit(Request("ended"), Caller()), *ended);
+  auto other = Request("ended");
+  other.mutable_prompt()->set_text("a circle");
+  EXPECT_EQ(ReasonOf(admission_->Admit(other, Caller()).status()), "REQUEST_ID_CONFLICT");
+  EXPECT_EQ(ReasonOf(admission_->Admit(Request("new"), Caller()).status()), "DRAINING");
+  admission_->SetDraining(false);
+  EXPECT_EQ(ReasonOf(admission_->Admit(Request("new"), Caller()).status()), "ENGINE_RECOVERING");
+}
+
+TEST_F(AdmissionTest, ChecksWhatMayDifferOfWhatIsJoined) {
+  Limits limits;
+  limits.max_unary_bytes = 1024;
+  Configure(limits);
+  ASSERT_TRUE(admission_->Admit(Request("a"), Caller()).ok());
+  auto request = Request("a");
+  request.mutable_scheduling()->mutable_timeout()->set_seconds(-1);
+  EXPECT_EQ(ReasonOf(admission_->Admit(request, Caller()).status()), "INVALID_REQUEST");
+  auto caller = Caller();
+  caller.unary = true;
+  EXPECT_EQ(ReasonOf(admission_->Admit(Request("a"), caller).status()), "LIMIT_EXCEEDED");
+}
+
+TEST_F(AdmissionTest, BoundsWhatIsDetachedLaterByItsTimeout) {
+  auto first = admission_->Admit(Request("a"), Caller());
+  ASSERT_TRUE(first.ok());
+  const auto* const attached = subscribers_.back().get();
+  auto detached = Request("a");
+  detached.mutable_scheduling()->set_on_disconnect(v1::DISCONNECT_POLICY_DETACH);
+  detached.mutable_scheduling()->mutable_timeout()->set_nanos(50000000);
+  ASSERT_TRUE(admission_->Admit(detached, Caller()).ok());
+  const auto* const joiner = subscribers_.back().get();
+  (*first)->Unsubscribe(joiner, absl::CancelledError());
+  (*first)->Unsubscribe(attached, absl::CancelledError());
+  EXPECT_FALSE((*first)->ended());
+  ASSERT_TRUE(Eventually([&] { return (*first)->ended(); }));
+  EXPECT_EQ(ReasonOf((*first)->standing().status), "DEADLINE_IN_QUEUE");
+}
+
 TEST_F(AdmissionTest, RefusesWhileDrainingAndTakesAfterwards) {
   admission_->SetDraining(true);
   EXPECT_EQ(ReasonOf(Admit()), "DRAINING");
@@ -226,6 +291,28 @@ TEST_F(StoredAdmissionTest, StoresWhatSomeoneDetachesFromLater) {
   EXPECT_EQ(store_->Unfinished()->size(), 1U);
 }
 
+TEST_F(StoredAdmissionTest, StoresTheLongestTimeoutOfThoseThatDetached) {
+  for (int seconds : {100, 5000, 10}) {
+    auto request = Detached("a");
+    request.mutable_scheduling()->mutable_timeout()->set_seconds(seconds);
+    ASSERT_TRUE(admission_->Admit(request, Caller()).ok());
+  }
+  const auto timeout = [&] { return store_->Unfinished()->front().timeout; };
+  EXPECT_GT(timeout(), absl::Seconds(4990));
+  EXPECT_LT(timeout(), absl::Seconds(5010));
+  ASSERT_TRUE(admission_->Admit(Detached("a"), Caller()).ok());
+  EXPECT_EQ(timeout(), absl::InfiniteDuration());
+}
+
+TEST_F(StoredAdmissionTest, KeepsWhatDecidesOnTheBytesOfAFile) {
+  auto before = admission_->Admit(Detached("a"), Caller());
+  ASSERT_TRUE(before.ok());
+  const StoredGeneration stored = std::move(store_->Unfinished()->front());
+  EXPECT_TRUE(stored.spec.provenance_mark);
+  EXPECT_FALSE(stored.spec.software.empty());
+  EXPECT_EQ(stored.spec.software, (*before)->spec().software);
+}
+
 TEST_F(StoredAdmissionTest, StoresNothingThatIsRefused) {
   Limits limits;
   limits.max_queue = 1;
@@ -250,6 +337,8 @@ TEST_F(StoredAdmissionTest, QueuesWhatAnEarlierLifeAccepted) {
   EXPECT_EQ(restored->spec().params().seed(), (*before)->spec().params().seed())
       << "the seed that was drawn is drawn no more";
   EXPECT_EQ(*registry_->Find({"", "a"}), restored);
+  EXPECT_TRUE(restored->durable());
+  EXPECT_EQ(restored->standing().attempt, 2) << "the work begins again";
   auto again = admission_->Admit(Detached("a"), Caller());
   ASSERT_TRUE(again.ok());
   EXPECT_EQ(*again, restored) << "the same request waits for it";

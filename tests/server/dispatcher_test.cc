@@ -236,9 +236,17 @@ TEST_F(DispatcherTest, SendsWhereImagesComeFromAndNoOtherMetadataUnasked) {
             "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia");
 }
 
-TEST(JobTest, TheGroupMayLeaveTheProvenanceMarkOut) {
-  const auto generation = MakeGeneration(TestSpec("a"));
-  EXPECT_TRUE(MakeExecuteRequest(*generation, /*provenance_mark=*/false).file_metadata().empty());
+TEST(JobTest, AsksForTheMarkAndNamesTheSoftwareThatWereAccepted) {
+  GenerationSpec spec = TestSpec("a");
+  spec.provenance_mark = false;
+  EXPECT_TRUE(MakeExecuteRequest(*MakeGeneration(spec)).file_metadata().empty());
+  spec.embed_metadata = true;
+  spec.software = "patchflow of yesterday";
+  const auto request = MakeExecuteRequest(*MakeGeneration(spec));
+  ASSERT_EQ(request.file_metadata_size(), 1);
+  const auto& metadata = request.file_metadata(0).entries();
+  EXPECT_EQ(metadata.at("software"), "patchflow of yesterday");
+  EXPECT_EQ(metadata.count("DigitalSourceType"), 0U);
 }
 
 TEST_F(DispatcherTest, EndsItsJobWhenTheServerStops) {

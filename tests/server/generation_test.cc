@@ -42,7 +42,7 @@ TEST(GenerationTest, RunsItsEndHookBeforeItTellsSubscribers) {
   int changes_at_hook = -1;
   auto generation =
       MakeGeneration(TestSpec("a"), [&](Generation&) { changes_at_hook = subscriber->changes; });
-  generation->Subscribe(subscriber, false);
+  generation->Subscribe(subscriber);
   generation->End(absl::OkStatus());
   EXPECT_EQ(changes_at_hook, 0);
   EXPECT_EQ(subscriber->changes, 1);
@@ -86,8 +86,8 @@ TEST(GenerationTest, LivesAsLongAsAnySubscriber) {
   auto generation = MakeGeneration(TestSpec("a"));
   auto first = std::make_shared<CountingSubscriber>();
   auto second = std::make_shared<CountingSubscriber>();
-  generation->Subscribe(first, false);
-  generation->Subscribe(second, false);
+  generation->Subscribe(first);
+  generation->Subscribe(second);
   const auto gone = TestError(absl::StatusCode::kCancelled, reason::kClientCancelled);
   generation->Unsubscribe(first.get(), gone);
   EXPECT_FALSE(generation->ended());
@@ -98,10 +98,86 @@ TEST(GenerationTest, LivesAsLongAsAnySubscriber) {
 TEST(GenerationTest, GoesOnWithoutSubscribersIfDetached) {
   auto generation = MakeGeneration(TestSpec("a"));
   auto subscriber = std::make_shared<CountingSubscriber>();
-  generation->Subscribe(subscriber, true);
+  generation->Subscribe(subscriber);
+  generation->Keep();
   generation->Unsubscribe(subscriber.get(),
                           TestError(absl::StatusCode::kCancelled, reason::kClientCancelled));
   EXPECT_FALSE(generation->ended());
+}
+
+constexpr auto kPast = Clock::time_point::min();
+
+TEST(GenerationTest, EndsWithTheLastOfItsTimes) {
+  const auto late = TestError(absl::StatusCode::kDeadlineExceeded, reason::kDeadlineInQueue);
+  auto generation = MakeGeneration(TestSpec("a"));
+  auto first = std::make_shared<CountingSubscriber>();
+  auto second = std::make_shared<CountingSubscriber>();
+  const auto soon = Clock::now() + std::chrono::hours(1);
+  generation->Subscribe(first, kPast);
+  generation->Subscribe(second, soon);
+  generation->EndUnlessHeld();
+  EXPECT_FALSE(generation->ended()) << "the second has more time";
+  EXPECT_EQ(generation->HeldUntil(second.get()), soon);
+  generation->Unsubscribe(second.get(), late);
+  EXPECT_EQ(generation->standing().status, late) << "the time of the first is over";
+}
+
+TEST(GenerationTest, IsKeptUntilTheTimeOfTheLastThatDetached) {
+  auto generation = MakeGeneration(TestSpec("a"));
+  auto subscriber = std::make_shared<CountingSubscriber>();
+  generation->Subscribe(subscriber);
+  generation->Keep(kPast);
+  generation->EndUnlessHeld();
+  EXPECT_FALSE(generation->ended()) << "someone is there who has all the time";
+  generation->Keep(Clock::now() + std::chrono::hours(1));
+  generation->Keep(kPast);
+  generation->Unsubscribe(subscriber.get(), absl::CancelledError());
+  EXPECT_FALSE(generation->ended()) << "the later of two";
+  auto other = MakeGeneration(TestSpec("b"));
+  other->Keep(kPast);
+  other->EndUnlessHeld();
+  EXPECT_EQ(ReasonOf(other->standing().status), "DEADLINE_IN_QUEUE");
+}
+
+TEST(GenerationTest, JoiningHoldsNoLongerThanOthersDo) {
+  auto generation = MakeGeneration(TestSpec("a"));
+  auto watcher = std::make_shared<CountingSubscriber>();
+  const auto soon = Clock::now() + std::chrono::hours(1);
+  generation->Keep(soon);
+  EXPECT_TRUE(generation->Join(watcher));
+  EXPECT_EQ(generation->HeldUntil(watcher.get()), soon);
+}
+
+TEST(GenerationTest, ListenersHoldNothing) {
+  auto generation = MakeGeneration(TestSpec("a"));
+  auto listener = std::make_shared<CountingSubscriber>();
+  auto subscriber = std::make_shared<CountingSubscriber>();
+  generation->Listen(listener);
+  generation->Subscribe(subscriber);
+  generation->Unsubscribe(subscriber.get(), absl::CancelledError());
+  EXPECT_TRUE(generation->ended());
+  EXPECT_EQ(listener->changes, 1);
+}
+
+TEST(GenerationTest, CallsWhatWaitsForItsEndOnce) {
+  auto generation = MakeGeneration(TestSpec("a"));
+  int calls = 0;
+  generation->AtEnd([&] { ++calls; });
+  generation->End(absl::OkStatus());
+  EXPECT_EQ(calls, 1);
+  generation->AtEnd([&] { ++calls; });
+  EXPECT_EQ(calls, 2);
+}
+
+TEST(GenerationTest, OneThatWasRestoredIsNoSuspect) {
+  auto generation = MakeGeneration(TestSpec("a", 2));
+  generation->RestoreImages({nullptr, TestImage(1)}, 3);
+  EXPECT_EQ(generation->standing().attempt, 3);
+  EXPECT_FALSE(generation->suspect());
+  generation->Start();
+  generation->Requeue();
+  EXPECT_EQ(generation->standing().attempt, 4);
+  EXPECT_TRUE(generation->suspect());
 }
 
 TEST(GenerationTest, SaysWhereADeadlineHitIt) {

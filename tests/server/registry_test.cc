@@ -76,7 +76,7 @@ TEST_F(RegistryTest, RunsAnewWhatARetryMayHealWithTheSameSeed) {
 }
 
 TEST_F(RegistryTest, RefusesWhatWasCancelledBeforeItCame) {
-  EXPECT_EQ(registry_.FindOrCancelAhead({"", "a"}), nullptr);
+  EXPECT_EQ(*registry_.FindOrCancelAhead({"", "a"}), nullptr);
   auto late = registry_.Claim({"", "a"}, "fingerprint", Maker("a"));
   EXPECT_EQ(ReasonOf(late.status()), "CANCELLED_BY_REQUEST");
   now_ += std::chrono::seconds(300);
@@ -85,7 +85,7 @@ TEST_F(RegistryTest, RefusesWhatWasCancelledBeforeItCame) {
 
 TEST_F(RegistryTest, KeepsAtMost1024CancellationsAhead) {
   for (int i = 0; i < 1025; ++i) {
-    registry_.FindOrCancelAhead({"", "id" + std::to_string(i)});
+    EXPECT_TRUE(registry_.FindOrCancelAhead({"", "id" + std::to_string(i)}).ok());
   }
   EXPECT_TRUE(registry_.Claim({"", "id0"}, "fingerprint", Maker("id0")).ok());
   EXPECT_FALSE(registry_.Claim({"", "id1"}, "fingerprint", Maker("id1")).ok());
@@ -161,6 +161,30 @@ TEST_F(RegistryTest, KnowsNothingWhileWhatEndedBeforeCannotBeRead) {
   EXPECT_TRUE(registry_.Find({"", "stored"}).ok());
   EXPECT_EQ(registry_.Find({"", "other"}).status().code(), absl::StatusCode::kNotFound);
   EXPECT_FALSE(registry_.Claim({"", "stored"}, "fingerprint", Maker("stored"))->fresh);
+}
+
+TEST_F(RegistryTest, CancelsAheadOnlyWhatDidNotEndBefore) {
+  const absl::Status stuck = TestError(absl::StatusCode::kUnavailable, reason::kStoreFailed);
+  bool reads = false;
+  registry_.SetRecall([&](const GenerationKey& key) -> absl::StatusOr<std::shared_ptr<Generation>> {
+    if (!reads) {
+      return stuck;
+    }
+    if (key.request_id != "stored") {
+      return nullptr;
+    }
+    auto generation = MakeGeneration(TestSpec("stored"));
+    generation->End(absl::OkStatus());
+    return generation;
+  });
+  EXPECT_EQ(registry_.FindOrCancelAhead({"", "stored"}).status(), stuck);
+  reads = true;
+  const auto found = registry_.FindOrCancelAhead({"", "stored"});
+  ASSERT_TRUE(found.ok() && *found != nullptr);
+  EXPECT_EQ((*found)->standing().state, v1::STATE_SUCCEEDED);
+  auto replayed = registry_.Claim({"", "stored"}, "fingerprint", Maker("stored"));
+  ASSERT_TRUE(replayed.ok()) << replayed.status();
+  EXPECT_EQ(replayed->generation, *found);
 }
 
 TEST_F(RegistryTest, GivesEachOwnerItsOwnIds) {

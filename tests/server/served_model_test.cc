@@ -41,17 +41,17 @@ TEST_F(ServedModelTest, EndsWhatNoGroupCanRunTheSameWay) {
   Serve(a_, "plan-1");
   Serve(b_, "plan-1");
   auto waiting = Queued("plan-1");
-  model_.EndHopeless(absl::Seconds(100));
+  model_.EndHopeless({absl::Seconds(100)});
   EXPECT_EQ(EndOf(waiting), "");
   a_.SetLost("died");
   b_.SetLost("died");
-  model_.EndHopeless(absl::Seconds(100));
+  model_.EndHopeless({absl::Seconds(100)});
   EXPECT_EQ(EndOf(waiting), "") << "a group of its plan may come back";
   Serve(a_, "plan-2");
-  model_.EndHopeless(absl::Seconds(100));
+  model_.EndHopeless({absl::Seconds(100)});
   EXPECT_EQ(EndOf(waiting), "") << "b may still come back with it";
   Serve(b_, "plan-2");
-  model_.EndHopeless(absl::Seconds(100));
+  model_.EndHopeless({absl::Seconds(100)});
   EXPECT_EQ(EndOf(waiting), "PLAN_CHANGED");
   EXPECT_EQ(waiting->standing().status.code(), absl::StatusCode::kUnavailable);
 }
@@ -60,11 +60,78 @@ TEST_F(ServedModelTest, LetsWhatWasRestoredWaitForGroupsThatStart) {
   Serve(a_, "plan-2");
   auto restored = MakeGeneration(TestSpec("restored"));
   model_.queue().PushAgain(restored);
-  model_.EndHopeless(absl::ZeroDuration());
+  model_.EndHopeless({absl::Seconds(100)});
   EXPECT_EQ(EndOf(restored), "") << "b has never been ready: it may have the plan";
   Serve(b_, "plan-3");
-  model_.EndHopeless(absl::Seconds(100));
+  model_.EndHopeless({absl::Seconds(100)});
   EXPECT_EQ(EndOf(restored), "PLAN_CHANGED");
+}
+
+TEST_F(ServedModelTest, DoesNotWaitWithoutEndForGroupsThatNeverStart) {
+  Serve(a_, "plan-2");
+  auto restored = MakeGeneration(TestSpec("restored"));
+  restored->SetDurable();
+  model_.queue().PushAgain(restored);
+  model_.EndHopeless({absl::ZeroDuration(), absl::Seconds(100)});
+  EXPECT_EQ(EndOf(restored), "PLAN_CHANGED") << "b is not even there";
+}
+
+TEST_F(ServedModelTest, WaitsForAGroupThatLoadsAsLongAsItMayLoad) {
+  const auto says = [](Group& group, worker::v1::WorkerState state) {
+    worker::v1::WatchResponse beat;
+    beat.set_state(state);
+    group.Beat(beat);
+  };
+  Serve(a_, "plan-1");
+  Serve(b_, "plan-2");
+  auto waiting = Queued("plan-1");
+  a_.SetLost("died");
+  says(a_, worker::v1::WORKER_STATE_LOADING);
+  model_.EndHopeless({absl::ZeroDuration(), absl::Seconds(100)});
+  EXPECT_EQ(EndOf(waiting), "");
+  says(a_, worker::v1::WORKER_STATE_WARMING);
+  model_.EndHopeless({absl::ZeroDuration(), absl::Seconds(100)});
+  EXPECT_EQ(EndOf(waiting), "");
+  model_.EndHopeless({absl::ZeroDuration(), absl::ZeroDuration()});
+  EXPECT_EQ(EndOf(waiting), "ENGINE_RECOVERING") << "b has another plan";
+}
+
+TEST_F(ServedModelTest, WhatIsStoredWaitsForAGroupThatAnOperatorMayMend) {
+  Serve(a_, "plan-1");
+  Serve(b_, "plan-1");
+  auto attached = Queued("plan-1");
+  auto stored = Queued("plan-1");
+  stored->SetDurable();
+  a_.SetFailed("sick", true);
+  b_.SetFailed("sick", true);
+  model_.EndHopeless({absl::Seconds(100)});
+  EXPECT_EQ(EndOf(attached), "ENGINE_FAILED");
+  EXPECT_EQ(EndOf(stored), "");
+  a_.Resume();
+  model_.EndHopeless({absl::ZeroDuration()});
+  EXPECT_EQ(EndOf(stored), "") << "not back in time, but it may come";
+  Serve(a_, "plan-1");
+  EXPECT_EQ(model_.queue().PopBatch("plan-1", 1, absl::ZeroDuration()).front(), stored);
+}
+
+TEST_F(ServedModelTest, WhatIsStoredEndsWithTheProcessAsDrained) {
+  Serve(a_, "plan-1");
+  Serve(b_, "plan-1");
+  auto stored = Queued("plan-1");
+  stored->SetDurable();
+  a_.SetFailed("five failures in a row");
+  b_.SetFailed("five failures in a row");
+  model_.EndHopeless({absl::Seconds(100), absl::Seconds(100), true});
+  EXPECT_EQ(EndOf(stored), "DRAINING") << "the next process goes on with it";
+}
+
+TEST_F(ServedModelTest, WhatIsStoredDoesNotWaitForAPlanThatIsGone) {
+  Serve(a_, "plan-2");
+  Serve(b_, "plan-2");
+  auto stored = Queued("plan-1");
+  stored->SetDurable();
+  model_.EndHopeless({absl::Seconds(100)});
+  EXPECT_EQ(EndOf(stored), "PLAN_CHANGED");
 }
 
 TEST_F(ServedModelTest, EndsWhatWaitsTooLongForALostGroup) {
@@ -73,7 +140,7 @@ TEST_F(ServedModelTest, EndsWhatWaitsTooLongForALostGroup) {
   auto waiting = Queued("plan-1");
   a_.SetLost("died");
   b_.SetLost("died");
-  model_.EndHopeless(absl::ZeroDuration());
+  model_.EndHopeless({absl::ZeroDuration()});
   EXPECT_EQ(EndOf(waiting), "ENGINE_RECOVERING");
   EXPECT_TRUE(RetryDelayOf(waiting->standing().status).has_value());
 }
@@ -84,7 +151,7 @@ TEST_F(ServedModelTest, EndsEverythingWhenAllGroupsAreGivenUp) {
   auto waiting = Queued("plan-1");
   a_.SetFailed("sick");
   b_.SetFailed("sick");
-  model_.EndHopeless(absl::Seconds(100));
+  model_.EndHopeless({absl::Seconds(100)});
   EXPECT_EQ(EndOf(waiting), "ENGINE_FAILED");
   EXPECT_EQ(Refusal(), "ENGINE_FAILED");
 }
@@ -117,6 +184,36 @@ TEST_F(ServedModelTest, EstimatesNothingItHasNoSamplesOf) {
   EXPECT_FALSE(model_.EstimateWait("plan-1", {Queued("plan-1")}).has_value());
 }
 
+TEST_F(ServedModelTest, CountsOnlyGroupsThatServe) {
+  Serve(a_, "plan-1");
+  Serve(b_, "plan-1");
+  model_.costs().Record("plan-1", TestSpec("x").params(), absl::Seconds(1), absl::Seconds(4));
+  b_.SetLost("died");
+  EXPECT_EQ(model_.EstimateWait("plan-1", {Queued("plan-1"), Queued("plan-1")}), absl::Seconds(10));
+}
+
+TEST_F(ServedModelTest, AddsTheLoadingOfTheOnlyGroup) {
+  const auto serve = [](Group& group, int seconds) {
+    worker::v1::DescribeResponse info = ScriptedWorker::Info("plan-1");
+    info.mutable_load_time()->set_seconds(seconds);
+    group.SetServing(nullptr, info);
+  };
+  serve(a_, 1000);
+  model_.costs().Record("plan-1", TestSpec("x").params(), absl::Seconds(1), absl::Seconds(4));
+  a_.SetLost("died");
+  for (const auto& [ahead, seconds] :
+       {std::pair{std::vector<std::shared_ptr<Generation>>{}, 1000}, {{Queued("plan-1")}, 1005}}) {
+    const auto wait = model_.EstimateWait("plan-1", ahead);
+    ASSERT_TRUE(wait.has_value());
+    EXPECT_GT(*wait, absl::Seconds(seconds - 5));
+    EXPECT_LE(*wait, absl::Seconds(seconds));
+  }
+  serve(b_, 0);
+  b_.SetLost("died");
+  a_.SetFailed("sick");
+  EXPECT_FALSE(model_.EstimateWait("plan-1", {}).has_value()) << "nobody knows when b comes back";
+}
+
 TEST_F(ServedModelTest, SharesTheWorkAheadBetweenItsGroups) {
   Serve(a_, "plan-1");
   Serve(b_, "plan-1");
@@ -125,6 +222,16 @@ TEST_F(ServedModelTest, SharesTheWorkAheadBetweenItsGroups) {
   const auto wait = model_.EstimateWait("plan-1", {Queued("plan-1"), Queued("plan-1")});
   ASSERT_TRUE(wait.has_value());
   EXPECT_EQ(*wait, absl::Seconds(5)) << "two of 5 s on two groups";
+}
+
+TEST_F(ServedModelTest, MarksImagesAlikeWhicheverGroupMakesThem) {
+  GroupConfig config = Config("unmarked");
+  config.provenance_mark = false;
+  Group unmarked(config);
+  EXPECT_TRUE(
+      ServedModel("m", {&a_, &unmarked}, Limits{}, metrics_.model("shapes")).marks_provenance());
+  EXPECT_FALSE(
+      ServedModel("m", {&unmarked}, Limits{}, metrics_.model("shapes")).marks_provenance());
 }
 
 class BatchedWaitTest : public ServedModelTest {

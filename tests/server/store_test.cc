@@ -5,10 +5,13 @@
 #include <sys/stat.h>
 
 #include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "server/sqlite.h"
 #include "server/stored_spec.h"
+#include "server/version.h"
 #include "tests/server/store_fixture.h"
 
 namespace patchflow {
@@ -313,6 +316,59 @@ TEST_F(StoreTest, RefusesWhatALaterVersionWrote) {
     ASSERT_TRUE(RunSql(database->get(), "PRAGMA user_version = 3").ok());
   }
   EXPECT_THAT(std::string(Store::Open(config_).status().message()), HasSubstr("schema 3"));
+}
+
+TEST_F(StoreTest, GivesBackTheAttempt) {
+  {
+    auto store = Open();
+    Detached(*store, TestSpec("first"));
+    Detached(*store, TestSpec("third"))->Requeue();
+  }
+  const auto attempts = [](Store& store) {
+    std::map<std::string, int> attempts;
+    const auto unfinished = store.Unfinished();
+    for (const StoredGeneration& stored : *unfinished) {
+      attempts[stored.spec.request_id] = stored.attempt;
+    }
+    return attempts;
+  };
+  {
+    auto store = Open();
+    EXPECT_EQ(attempts(*store), (std::map<std::string, int>{{"first", 1}, {"third", 2}}));
+    auto again = MakeGeneration(TestSpec("third"));  // As it is restored.
+    again->RestoreImages({nullptr}, 3);
+    store->Follow(again);
+  }
+  EXPECT_EQ(attempts(*Open())["third"], 3);
+}
+
+TEST_F(StoreTest, ReadsATableWithoutAttempts) {
+  { Detached(*Open(), TestSpec("a")); }
+  {
+    auto database = OpenSql(folder_.path("store/generations.sqlite"));
+    ASSERT_TRUE(database.ok());
+    ASSERT_TRUE(RunSql(database->get(), "ALTER TABLE generations DROP COLUMN attempt").ok());
+  }
+  auto unfinished = Open()->Unfinished();
+  ASSERT_TRUE(unfinished.ok()) << unfinished.status();
+  EXPECT_EQ(unfinished->front().attempt, 1);
+}
+
+TEST(StoredSpecTest, ReadsWhatAnEarlierVersionWrote) {
+  GenerationSpec spec = TestSpec("a");
+  spec.provenance_mark = false;
+  spec.software = "patchflow 0";
+  const std::string bytes = SerializeSpec(spec);
+  EXPECT_FALSE(ParseSpec(bytes)->provenance_mark);
+  EXPECT_EQ(ParseSpec(bytes)->software, "patchflow 0");
+  auto stored = nlohmann::json::from_cbor(bytes);
+  stored.erase("provenance_mark");
+  stored.erase("software");
+  const std::vector<uint8_t> old = nlohmann::json::to_cbor(stored);
+  auto parsed = ParseSpec({old.begin(), old.end()});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_TRUE(parsed->provenance_mark);
+  EXPECT_EQ(parsed->software, SoftwareName());
 }
 
 TEST(StoredSpecTest, RefusesBytesThatAreNone) {

@@ -55,7 +55,7 @@ TEST(OutboxStress, EveryReaderGetsAllImagesWhileTheyAreMade) {
     Together({[&] { MakeImages(*generation); }, [&] { ReadAll(generation, {}); },
               [&] { ReadAll(generation, previews); },
               [&] {
-                EXPECT_TRUE(generation->Subscribe(subscriber, /*keep=*/true));
+                EXPECT_TRUE(generation->Subscribe(subscriber));
                 while (!generation->ended()) {
                   generation->SetQueuePosition(1);
                   generation->completed();

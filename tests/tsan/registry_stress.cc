@@ -33,7 +33,7 @@ TEST(RegistryStress, MakesEachOnceWhileOthersEndAndAskAndExpire) {
   Together({claim, claim, claim,
             [&] {
               for (int i = 0; claiming.load(std::memory_order_relaxed) > 0; ++i) {
-                registry.FindOrCancelAhead({"another", Id(i % kIds)});
+                (void)registry.FindOrCancelAhead({"another", Id(i % kIds)});
                 registry.Poison(absl::StrCat("other fingerprint ", i % 8));
                 registry.Expire();
                 std::this_thread::yield();
