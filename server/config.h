@@ -107,7 +107,7 @@ struct Limits {
   int64_t max_message_bytes = 4 << 20;
   int64_t result_bytes = 256 << 20;  // Finished generations kept for replay and FetchGeneration.
   absl::Duration result_age = absl::Seconds(300);
-  int max_streams = 2048;                                 // Calls at once on one connection.
+  int max_streams = 2048;                                 // Of one connection: see listener.h.
   absl::Duration max_connection_age = absl::Minutes(30);  // Then clients connect anew.
   absl::Duration slow_client_timeout = absl::Seconds(30);
   absl::Duration recovery_timeout =

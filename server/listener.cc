@@ -40,6 +40,7 @@ void SetArguments(const ListenerOptions& options, grpc::ServerBuilder& builder) 
   builder.SetMaxSendMessageSize(-1);
   grpc::ResourceQuota quota;
   quota.SetMaxThreads(kMaxReflectionThreads);
+  quota.Resize(options.max_memory_bytes);
   builder.SetResourceQuota(quota);
 }
 

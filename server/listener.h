@@ -21,7 +21,13 @@ struct ListenerOptions {
   std::vector<grpc::Service*> services;  // Must outlive the listener.
   bool reflection = false;               // v1 and v1alpha, over these services.
   int64_t max_message_bytes = 64 << 10;
-  int max_streams = 100;  // Of one connection.
+  // Of one connection: a client that knows this waits with the next, another one's connection is
+  // closed. gRPC 1.51 has no bound on connections but the process' open files; what they hold
+  // counts to max_memory_bytes.
+  int max_streams = 100;
+  // What gRPC itself holds for all connections: what was read and not yet taken, and every call's
+  // state. Above it idle connections are closed first, then calls end with RESOURCE_EXHAUSTED.
+  size_t max_memory_bytes = size_t{1} << 30;
   absl::Duration max_connection_age = absl::InfiniteDuration();
 };
 

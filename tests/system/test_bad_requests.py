@@ -4,6 +4,7 @@ import grpc
 import harness
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 MIB = 1 << 20
 
@@ -161,6 +162,18 @@ def test_a_unary_answer_that_could_be_too_large_is_refused(server):
         server.stub.GenerateImagesUnary(pb.GenerateImagesUnaryRequest(generation=generation), timeout=30)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert details_of(caught.value)["ErrorInfo"].reason == "LIMIT_EXCEEDED"
+
+
+def test_a_call_above_the_streams_of_a_connection_waits():
+    pb, _ = harness.api()
+    with harness.Server([harness.Group(harness.BUNDLED)], {"limits": {"max_streams": 1}}) as server:
+        watch = health_pb2_grpc.HealthStub(server.channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        next(watch)
+        with pytest.raises(grpc.RpcError) as caught:
+            server.stub.ListModels(pb.ListModelsRequest(), timeout=1)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        watch.cancel()
+        assert server.stub.ListModels(pb.ListModelsRequest(), timeout=30).models
 
 
 def test_the_server_still_draws_after_all_of_this(server):
