@@ -17,7 +17,7 @@
 #include "server/check_worker.h"
 #include "server/host_gpus.h"
 #include "server/memory_table.h"
-#include "server/tls_pair.h"
+#include "server/security_files.h"
 #include "server/tokens.h"
 #include "server/weight_files.h"
 #include "server/worker_process.h"
@@ -34,7 +34,7 @@ CheckRow RowOf(std::string what, const absl::Status& status, std::string good) {
 }
 
 CheckRow CheckTls(const TlsConfig& tls, const char* demanded) {
-  auto pair = ReadTlsPair(tls, absl::Now());
+  auto pair = ReadTlsPair(FilesOf(tls), absl::Now());
   if (!pair.ok()) {
     return RowOf(tls.name, pair.status(), "");
   }
@@ -43,7 +43,7 @@ CheckRow CheckTls(const TlsConfig& tls, const char* demanded) {
                absl::StrCat(pair->subject, ", expires ",
                             absl::FormatTime("%Y-%m-%d", pair->not_after, absl::UTCTimeZone()),
                             " (in ", absl::ToInt64Hours(left) / 24, " days)",
-                            pair->client_ca.empty() ? "" : demanded)};
+                            pair->authorities.empty() ? "" : demanded)};
   if (left < kExpiresSoon) {
     row.verdict = CheckRow::kWarning;
   }

@@ -9,7 +9,7 @@
 
 namespace patchflow {
 
-// A worker over gRPC. `tcp`: for an address that is no unix socket; see MakeWorkerCredentials().
+// A worker over gRPC. `tcp`: for an address that is no unix socket; see TlsCredentials.
 std::unique_ptr<WorkerClient> ConnectGrpcWorker(
     const std::string& address, const std::shared_ptr<grpc::ChannelCredentials>& tcp);
 

@@ -117,17 +117,16 @@ Metrics::Metrics(const std::vector<std::string>& models, const std::vector<std::
                     .Register(registry_);
   bytes_ = counter("patchflow_response_bytes_total", "Bytes of messages sent to clients.");
   streams_open_ = &gauge("patchflow_streams_open", "Streams to clients.")->Add({});
-  for (const char* what : {"tls", "tokens"}) {
-    security_[what] = {&counter("patchflow_security_reload_failures_total",
-                                "Files that were changed and could not be used.")
-                            ->Add({{"what", what}}),
-                       &gauge("patchflow_security_files_broken",
-                              "1 while the files are broken and older ones are in use.")
-                            ->Add({{"what", what}})};
+  auto* reload_failures = counter("patchflow_security_reload_failures_total",
+                                  "Files that were changed and could not be used.");
+  auto* broken = gauge("patchflow_security_files_broken",
+                       "1 while the files are broken and older ones are in use.");
+  auto* expiry = gauge("patchflow_tls_certificate_expiry_timestamp_seconds",
+                       "End of the certificate in use, since the Unix epoch; 0: none.");
+  for (const std::string what : {"tls", "workers", "tokens"}) {
+    security_[what] = {&reload_failures->Add({{"what", what}}), &broken->Add({{"what", what}}),
+                       what == "tokens" ? nullptr : &expiry->Add({{"what", what}})};
   }
-  certificate_expiry_ = &gauge("patchflow_tls_certificate_expiry_timestamp_seconds",
-                               "End of the certificate in use, since the Unix epoch; 0: none.")
-                             ->Add({});
   draining_ = &gauge("patchflow_draining", "1 while new requests are refused.")->Add({});
   generations_live_ =
       &gauge("patchflow_generations_live", "Generations that wait or run.")->Add({});

@@ -69,6 +69,7 @@ struct ModelMetrics {
 struct SecurityMetrics {
   prometheus::Counter* failures;
   prometheus::Gauge* broken;
+  prometheus::Gauge* certificate_expiry;  // Since the Unix epoch; 0 without TLS. Null: of tokens.
 };
 
 // Of traces that are exported; in traces, one for each generation.
@@ -99,7 +100,7 @@ class Metrics {
   ModelMetrics& model(const std::string& name) { return models_.at(name); }
   // The same series, and besides those that tell the model's groups apart. Lives as long as this.
   const ModelMetrics& model_of(const std::string& name, const std::string& group);
-  // "tls", "tokens".
+  // "tls", "workers", "tokens".
   SecurityMetrics& security(const std::string& what) { return security_.at(what); }
   GroupMetrics& group(const std::string& name) { return groups_.at(name); }
   const TracingMetrics& tracing() const { return tracing_; }
@@ -117,8 +118,6 @@ class Metrics {
   void ResponseBytes(const std::string& model, size_t bytes);
   prometheus::Gauge& streams_open() { return *streams_open_; }
   prometheus::Counter& slow_clients() { return *slow_clients_; }
-  // Since the Unix epoch; 0 without TLS.
-  prometheus::Gauge& certificate_expiry() { return *certificate_expiry_; }
   prometheus::Gauge& draining() { return *draining_; }
   prometheus::Gauge& generations_live() { return *generations_live_; }
   prometheus::Gauge& results_kept() { return *results_kept_; }
@@ -152,7 +151,6 @@ class Metrics {
   prometheus::Family<prometheus::Histogram>* durations_;
   prometheus::Family<prometheus::Counter>* bytes_;
   prometheus::Gauge* streams_open_;
-  prometheus::Gauge* certificate_expiry_;
   prometheus::Gauge* draining_;
   prometheus::Gauge* generations_live_;
   prometheus::Gauge* results_kept_;

@@ -2,28 +2,34 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/log.h"
 
 namespace patchflow {
 namespace {
 
-// Counts, logs and remembers a fault, or that there is none any more.
-void Note(SecurityMetrics& metrics, const char* what, const absl::Status& status,
-          std::string& told) {
-  const std::string fault = status.ok() ? "" : std::string(status.message());
-  metrics.broken->Set(status.ok() ? 0 : 1);
-  if (fault == told) {
-    return;
-  }
-  if (!status.ok()) {
+// Counts a fault, or that there is none any more; logs it if it is news.
+void Note(SecurityMetrics& metrics, const char* what, const absl::Status& fault, bool news) {
+  metrics.broken->Set(fault.ok() ? 0 : 1);
+  if (news && !fault.ok()) {
     metrics.failures->Increment();
-    LogError("files not put into use; the old ones stay", {{"what", what}, {"why", fault}});
+    LogError("files not put into use; the old ones stay",
+             {{"what", what}, {"why", std::string(fault.message())}});
   }
-  told = fault;
+}
+
+void SetExpiry(SecurityMetrics& metrics, const TlsPair& pair) {
+  metrics.certificate_expiry->Set(absl::ToDoubleSeconds(pair.not_after - absl::UnixEpoch()));
 }
 
 }  // namespace
+
+TlsFiles FilesOf(const TlsConfig& config) {
+  return {{config.name + ".certificate", config.certificate},
+          {config.name + ".key", config.key},
+          {absl::StrCat(config.name, ".", config.ca_name), config.client_ca}};
+}
 
 SecurityFiles::SecurityFiles(const SecurityConfig& config, Guard& guard, Metrics& metrics)
     : config_(config), guard_(guard), metrics_(metrics) {}
@@ -31,13 +37,10 @@ SecurityFiles::SecurityFiles(const SecurityConfig& config, Guard& guard, Metrics
 absl::StatusOr<std::unique_ptr<SecurityFiles>> SecurityFiles::Open(const SecurityConfig& config,
                                                                    Guard& guard, Metrics& metrics) {
   std::unique_ptr<SecurityFiles> files(new SecurityFiles(config, guard, metrics));
-  if (config.tls.on()) {
-    auto pair = ReadTlsPair(config.tls, absl::Now());
-    if (!pair.ok()) {
-      return pair.status();
-    }
-    metrics.certificate_expiry().Set(absl::ToDoubleSeconds(pair->not_after - absl::UnixEpoch()));
-    files->pair_ = *std::move(pair);
+  absl::Status status = files->OpenPair(config.tls, "tls", files->tls_);
+  status.Update(files->OpenPair(config.workers.tls, "workers", files->workers_));
+  if (!status.ok()) {
+    return status;
   }
   if (!config.tokens.empty()) {
     auto tokens = TokenTable::Load(config.tokens);
@@ -49,59 +52,57 @@ absl::StatusOr<std::unique_ptr<SecurityFiles>> SecurityFiles::Open(const Securit
   return files;
 }
 
-SecurityFiles::~SecurityFiles() {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    stopping_ = true;
+absl::Status SecurityFiles::OpenPair(const TlsConfig& config, const char* what,
+                                     std::optional<Pair>& pair) {
+  if (!config.on()) {
+    return absl::OkStatus();
   }
-  changed_.notify_all();
-  if (thread_.joinable()) {
-    thread_.join();
+  auto kept = KeptPair::Open(FilesOf(config), absl::Now());
+  if (kept.ok()) {
+    pair.emplace(Pair{what, *std::move(kept), metrics_.security(what), nullptr});
+    SetExpiry(pair->metrics, pair->kept.pair());
   }
+  return kept.status();
 }
 
-void SecurityFiles::Watch(std::function<absl::Status(const TlsPair&)> use) {
-  use_ = std::move(use);
-  if (config_.tls.on() || !config_.tokens.empty()) {
-    thread_ = std::thread([this] { Run(); });
-  }
-}
-
-void SecurityFiles::Run() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  while (!changed_.wait_for(lock, ToClock(config_.tls.refresh), [this] { return stopping_; })) {
-    lock.unlock();
-    if (config_.tls.on()) {
-      LookAtTls();
+void SecurityFiles::Watch(KeptPair::Use use_tls, KeptPair::Use use_workers) {
+  const auto look_at = [](Pair& pair) {
+    const KeptPair::Look look = pair.kept.LookAgain(absl::Now(), pair.use);
+    if (look.taken) {
+      LogInfo("TLS files put into use",
+              {{"what", pair.what}, {"subject", pair.kept.pair().subject}});
+      SetExpiry(pair.metrics, pair.kept.pair());
     }
-    if (!config_.tokens.empty()) {
-      LookAtTokens();
+    Note(pair.metrics, pair.what, look.fault, look.news);
+  };
+  if (tls_ || !config_.tokens.empty()) {
+    if (tls_) {
+      tls_->use = std::move(use_tls);
     }
-    lock.lock();
+    look_ = std::make_unique<Periodic>(config_.tls.refresh, [this, look_at] {
+      if (tls_) {
+        look_at(*tls_);
+      }
+      if (!config_.tokens.empty()) {
+        LookAtTokens();
+      }
+    });
   }
-}
-
-void SecurityFiles::LookAtTls() {
-  auto pair = ReadTlsPair(config_.tls, absl::Now());
-  absl::Status status = pair.status();
-  if (pair.ok() && !(*pair == *pair_)) {
-    status = use_(*pair);
-    if (status.ok()) {
-      LogInfo("TLS files put into use", {{"subject", pair->subject}});
-      metrics_.certificate_expiry().Set(absl::ToDoubleSeconds(pair->not_after - absl::UnixEpoch()));
-      pair_ = *std::move(pair);
-    }
+  if (workers_) {
+    workers_->use = std::move(use_workers);
+    look_at_workers_ = std::make_unique<Periodic>(config_.workers.tls.refresh,
+                                                  [this, look_at] { look_at(*workers_); });
   }
-  Note(metrics_.security("tls"), "tls", status, tls_fault_);
 }
 
 void SecurityFiles::LookAtTokens() {
   auto tokens = TokenTable::Load(config_.tokens);
-  const absl::Status status = tokens.status();
-  if (status.ok()) {
+  const absl::Status fault = tokens.status();
+  if (fault.ok()) {
     guard_.SetTokens(std::make_shared<const TokenTable>(*std::move(tokens)));
   }
-  Note(metrics_.security("tokens"), "tokens", status, tokens_fault_);
+  Note(metrics_.security("tokens"), "tokens", fault, fault != tokens_fault_);
+  tokens_fault_ = fault;
 }
 
 }  // namespace patchflow

@@ -131,17 +131,26 @@ absl::Status Server::OpenSecurity() {
     return files.status();
   }
   parts_->files = *std::move(files);
-  if (parts_->files->pair().has_value()) {
-    auto tls = TlsCredentials::Make(*parts_->files->pair());
-    if (!tls.ok()) {
-      return tls.status();
+  const auto make = [](const TlsPair* pair, std::unique_ptr<TlsCredentials>& credentials) {
+    if (pair == nullptr) {
+      return absl::OkStatus();
     }
-    parts_->tls = *std::move(tls);
-    if (parts_->guard.asks_tokens()) {
-      parts_->tls->credentials()->SetAuthMetadataProcessor(MakeReflectionGuard(parts_->guard));
+    auto made = TlsCredentials::Make(*pair);
+    if (made.ok()) {
+      credentials = *std::move(made);
     }
+    return made.status();
+  };
+  absl::Status status = make(parts_->files->tls(), parts_->tls);
+  status.Update(make(parts_->files->workers(), parts_->links));
+  if (!status.ok()) {
+    return status;
   }
-  parts_->files->Watch([this](const TlsPair& pair) { return parts_->tls->Replace(pair); });
+  if (parts_->tls != nullptr && parts_->guard.asks_tokens()) {
+    parts_->tls->of_listener()->SetAuthMetadataProcessor(MakeReflectionGuard(parts_->guard));
+  }
+  parts_->files->Watch([this](const TlsPair& pair) { return parts_->tls->Replace(pair); },
+                       [this](const TlsPair& pair) { return parts_->links->Replace(pair); });
   return absl::OkStatus();
 }
 
@@ -150,7 +159,7 @@ absl::Status Server::OpenPublicListener() {
   options.key = "server.listen";
   options.address = config_.listen;
   options.credentials =
-      parts_->tls == nullptr ? grpc::InsecureServerCredentials() : parts_->tls->credentials();
+      parts_->tls == nullptr ? grpc::InsecureServerCredentials() : parts_->tls->of_listener();
   options.services = {&parts_->images, &parts_->health};
   // Nothing can guard reflection without TLS (see MakeReflectionGuard).
   options.reflection = parts_->tls != nullptr || !parts_->guard.asks_tokens();

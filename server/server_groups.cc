@@ -9,7 +9,6 @@
 #include "server/memory_room.h"
 #include "server/server_parts.h"
 #include "server/version.h"
-#include "server/worker_credentials.h"
 
 namespace patchflow {
 namespace {
@@ -118,13 +117,9 @@ void Server::SetMakers(const Supervisor::Options& options) {
 absl::Status Server::StartWorkers() {
   Supervisor::Options options;
   options.supervision = config_.supervision;
-  auto credentials = MakeWorkerCredentials(config_.security.workers);
-  if (!credentials.ok()) {
-    return credentials.status();
-  }
-  options.connect = [tcp = *std::move(credentials)](const std::string& address) {
-    return ConnectGrpcWorker(address, tcp);
-  };
+  options.connect = [tcp = parts_->links == nullptr ? grpc::InsecureChannelCredentials()
+                                                    : parts_->links->of_channels()](
+                        const std::string& address) { return ConnectGrpcWorker(address, tcp); };
   options.owner = parts_->admission.server_instance();
   options.black_boxes = &parts_->black_boxes;
   if (absl::Status status = FindWorkers(options); !status.ok()) {

@@ -21,11 +21,11 @@
 #include "server/security_files.h"
 #include "server/served_model.h"
 #include "server/server.h"
-#include "server/server_credentials.h"
 #include "server/store.h"
 #include "server/timer.h"
 #include "server/tracer.h"
 #include "server/version_loader.h"
+#include "tls/tls_credentials.h"
 
 namespace patchflow {
 
@@ -53,7 +53,8 @@ struct Server::Parts {
   HealthService health;  // On the public listener.
   HealthService probes;  // On the listener of its own.
   AdminService admin;
-  std::unique_ptr<TlsCredentials> tls;
+  std::unique_ptr<TlsCredentials> tls;    // Of the public listener. Null: none.
+  std::unique_ptr<TlsCredentials> links;  // With workers over TCP. Null: none.
   std::unique_ptr<SecurityFiles> files;
   std::unique_ptr<MetricsHttp> http;
   Listener listener;

@@ -121,7 +121,8 @@ admin::v1::GetStatusResponse Server::Status() {
   status.set_live_generations(static_cast<int64_t>(parts_->registry.live()));
   status.set_kept_generations(static_cast<int64_t>(parts_->registry.kept()));
   status.set_kept_bytes(static_cast<int64_t>(parts_->registry.kept_bytes()));
-  if (const double expiry = parts_->metrics.certificate_expiry().Value(); expiry > 0) {
+  if (const double expiry = parts_->metrics.security("tls").certificate_expiry->Value();
+      expiry > 0) {
     *status.mutable_certificate_expiry() = ToProto(absl::UnixEpoch() + absl::Seconds(expiry));
   }
   for (const auto& [name, model] : parts_->models) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Who may include whom: proto <- server, proto <- worker -> parallel -> engine. Also: no file over 450 lines.
+"""Who may include whom: proto, tls <- server; proto, tls <- worker -> parallel -> engine. Also: no file over 450 lines.
 
 Exits with 1 and a line for each breach. `layering.py --self-test` plants breaches and expects to find them.
 """
@@ -14,8 +14,9 @@ CUDA = r"(cuda|nccl|cudnn|cutlass|cute)[\w/]*\.h"
 RPC = r"(grpc|grpcpp|google/protobuf|google/rpc|patchflow)/"
 
 FORBIDDEN = {
-    "engine": [r"(parallel|server|worker|client)/", RPC, r"nccl"],
-    "parallel": [r"(server|worker|client)/", RPC],
+    "engine": [r"(parallel|server|worker|client|tls)/", RPC, r"nccl"],
+    "parallel": [r"(server|worker|client|tls)/", RPC],
+    "tls": [r"(engine|parallel|server|worker|client|patchflow)/", TORCH, CUDA],
     "server": [r"(engine|parallel|worker|client)/", TORCH, CUDA],
     "worker": [r"(server|client)/", r"torch/"],
     "client": [r"(engine|parallel|server|worker)/", TORCH, CUDA],
@@ -42,6 +43,7 @@ def self_test() -> None:
     assert breaches("server/a.cc", "#include <ATen/ATen.h>")
     assert breaches("parallel/a.cc", "#include <grpcpp/grpcpp.h>")
     assert breaches("engine/a.cc", "\n" * (MAX_LINES + 1))
+    assert breaches("tls/a.cc", '#include "server/log.h"')
     assert not breaches("worker/a.cc", '#include "engine/engine.h"')
     assert not breaches("tests/server/a.cc", '#include "server/queue.h"')
 

@@ -1,57 +1,19 @@
 #include "worker/listen_tls.h"
 
-#include <grpcpp/security/tls_certificate_provider.h>
-#include <grpcpp/security/tls_credentials_options.h>
-#include <openssl/bio.h>
-#include <openssl/err.h>
-#include <openssl/pem.h>
-#include <openssl/x509.h>
-
-#include <ctime>
+#include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "tls/kept_pair.h"
+#include "tls/periodic.h"
+#include "tls/tls_credentials.h"
+#include "worker/log.h"
 
 namespace patchflow {
 namespace {
 
-constexpr unsigned kRefreshSeconds = 10;
-
-struct FreeBio {
-  void operator()(BIO* bio) const { BIO_free_all(bio); }
-};
-struct FreeCertificate {
-  void operator()(X509* certificate) const { X509_free(certificate); }
-};
-struct FreeKey {
-  void operator()(EVP_PKEY* key) const { EVP_PKEY_free(key); }
-};
-using Bio = std::unique_ptr<BIO, FreeBio>;
-using Certificate = std::unique_ptr<X509, FreeCertificate>;
-using Key = std::unique_ptr<EVP_PKEY, FreeKey>;
-
-int NoPassword(char* /*buffer*/, int /*size*/, int /*writing*/, void* /*user*/) { return -1; }
-
-Certificate ReadCertificate(const std::string& file) {
-  const Bio bio(BIO_new_file(file.c_str(), "r"));
-  return Certificate(bio == nullptr ? nullptr
-                                    : PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
-}
-
-Key ReadKey(const std::string& file) {
-  const Bio bio(BIO_new_file(file.c_str(), "r"));
-  return Key(bio == nullptr ? nullptr
-                            : PEM_read_bio_PrivateKey(bio.get(), nullptr, NoPassword, nullptr));
-}
-
-absl::Time TimeOf(const ASN1_TIME* time) {
-  std::tm broken{};
-  ASN1_TIME_to_tm(time, &broken);
-  return absl::FromTM(broken, absl::UTCTimeZone());
-}
-
-std::string Show(absl::Time time) {
-  return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", time, absl::UTCTimeZone());
-}
+constexpr absl::Duration kRefresh = absl::Seconds(10);
 
 bool IsThisHost(const std::string& address) {
   for (const char* prefix : {"127.", "localhost:", "[::1]:"}) {
@@ -60,65 +22,73 @@ bool IsThisHost(const std::string& address) {
   return false;
 }
 
-std::optional<std::string> CheckFiles(const WorkerFlags& flags, absl::Time now) {
-  const Certificate certificate = ReadCertificate(flags.tls_cert);
-  const Key key = ReadKey(flags.tls_key);
-  const bool authorities = ReadCertificate(flags.tls_ca) != nullptr;
-  ERR_clear_error();
-  if (certificate == nullptr) {
-    return absl::StrCat("--tls-cert: ", flags.tls_cert, ": no PEM certificate can be read");
+absl::Status CheckFlags(const WorkerFlags& flags) {
+  const bool tls = !flags.tls_cert.empty();
+  if (tls != !flags.tls_key.empty() || tls != !flags.tls_ca.empty()) {
+    return absl::InvalidArgumentError("--tls-cert, --tls-key and --tls-ca go together");
   }
-  if (key == nullptr) {
-    return absl::StrCat("--tls-key: ", flags.tls_key,
-                        ": no PEM private key without a password can be read");
+  if ((tls || flags.plaintext) && flags.listen.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(tls ? "--tls-cert" : "--plaintext", " has no meaning without --listen"));
   }
-  if (!authorities) {
-    return absl::StrCat("--tls-ca: ", flags.tls_ca, ": no PEM certificate can be read");
+  if (tls && flags.plaintext) {
+    return absl::InvalidArgumentError("--plaintext has no meaning with --tls-cert");
   }
-  const bool match = X509_check_private_key(certificate.get(), key.get()) == 1;
-  ERR_clear_error();
-  if (!match) {
-    return absl::StrCat("--tls-key: ", flags.tls_key, ": does not belong to the certificate ",
-                        flags.tls_cert);
+  if (!tls && !flags.listen.empty() && !flags.plaintext && !IsThisHost(flags.listen)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--listen: ", flags.listen,
+                     " would be open to other hosts without encryption or authentication: add "
+                     "--tls-cert, --tls-key and --tls-ca, or say --plaintext"));
   }
-  const absl::Time begin = TimeOf(X509_get0_notBefore(certificate.get()));
-  const absl::Time end = TimeOf(X509_get0_notAfter(certificate.get()));
-  if (now < begin) {
-    return absl::StrCat("--tls-cert: ", flags.tls_cert, ": valid from ", Show(begin));
-  }
-  if (now >= end) return absl::StrCat("--tls-cert: ", flags.tls_cert, ": expired ", Show(end));
-  return std::nullopt;
+  return absl::OkStatus();
 }
+
+class OpenToAll final : public ListenTls {
+ public:
+  std::shared_ptr<grpc::ServerCredentials> credentials() const override {
+    return grpc::InsecureServerCredentials();
+  }
+};
+
+class MutualTls final : public ListenTls {
+ public:
+  MutualTls(KeptPair kept, std::unique_ptr<TlsCredentials> held)
+      : kept_(std::move(kept)), held_(std::move(held)), look_(kRefresh, [this] { LookAgain(); }) {}
+
+  std::shared_ptr<grpc::ServerCredentials> credentials() const override {
+    return held_->of_listener();
+  }
+
+ private:
+  void LookAgain() {
+    const KeptPair::Look look =
+        kept_.LookAgain(absl::Now(), [this](const TlsPair& pair) { return held_->Replace(pair); });
+    if (look.taken) {
+      Log(LogLevel::kInfo, "TLS files put into use", {{"subject", kept_.pair().subject}});
+    } else if (look.news && !look.fault.ok()) {
+      Log(LogLevel::kError, "files not put into use; the old ones stay",
+          {{"why", std::string(look.fault.message())}});
+    }
+  }
+
+  KeptPair kept_;
+  const std::unique_ptr<TlsCredentials> held_;
+  const Periodic look_;  // Ends first.
+};
 
 }  // namespace
 
-std::optional<std::string> CheckTls(const WorkerFlags& flags, absl::Time now) {
-  const bool tls = !flags.tls_cert.empty();
-  if (tls != !flags.tls_key.empty() || tls != !flags.tls_ca.empty()) {
-    return "--tls-cert, --tls-key and --tls-ca go together";
-  }
-  if ((tls || flags.plaintext) && flags.listen.empty()) {
-    return absl::StrCat(tls ? "--tls-cert" : "--plaintext", " has no meaning without --listen");
-  }
-  if (tls && flags.plaintext) return "--plaintext has no meaning with --tls-cert";
-  if (tls) return CheckFiles(flags, now);
-  if (!flags.listen.empty() && !flags.plaintext && !IsThisHost(flags.listen)) {
-    return absl::StrCat("--listen: ", flags.listen,
-                        " would be open to other hosts without encryption or authentication: add "
-                        "--tls-cert, --tls-key and --tls-ca, or say --plaintext");
-  }
-  return std::nullopt;
-}
-
-std::shared_ptr<grpc::ServerCredentials> ListenCredentials(const WorkerFlags& flags) {
-  if (flags.tls_cert.empty()) return grpc::InsecureServerCredentials();
-  auto provider = std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
-      flags.tls_key, flags.tls_cert, flags.tls_ca, kRefreshSeconds);
-  grpc::experimental::TlsServerCredentialsOptions options(provider);
-  options.watch_identity_key_cert_pairs();
-  options.watch_root_certs();
-  options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-  return grpc::experimental::TlsServerCredentials(options);
+absl::StatusOr<std::unique_ptr<ListenTls>> ListenTls::Open(const WorkerFlags& flags,
+                                                           absl::Time now) {
+  if (absl::Status status = CheckFlags(flags); !status.ok()) return status;
+  if (flags.tls_cert.empty()) return std::make_unique<OpenToAll>();
+  auto kept = KeptPair::Open(
+      {{"--tls-cert", flags.tls_cert}, {"--tls-key", flags.tls_key}, {"--tls-ca", flags.tls_ca}},
+      now);
+  if (!kept.ok()) return kept.status();
+  auto held = TlsCredentials::Make(kept->pair());
+  if (!held.ok()) return held.status();
+  return std::make_unique<MutualTls>(*std::move(kept), *std::move(held));
 }
 
 }  // namespace patchflow

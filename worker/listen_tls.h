@@ -4,21 +4,26 @@
 #include <grpcpp/security/server_credentials.h>
 
 #include <memory>
-#include <optional>
-#include <string>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "worker/flags.h"
 
 namespace patchflow {
 
-// What is wrong with the flags of --listen, naming flag, file and reason: an address that other
-// hosts reach without TLS and without --plaintext, files that don't go together, cannot be read or
-// hold no PEM, a key that is another certificate's, a certificate that is not valid at `now`.
-std::optional<std::string> CheckTls(const WorkerFlags& flags, absl::Time now);
+// TLS that demands a certificate of --tls-ca. The files are looked at again every 10 s, on a thread
+// of this: what is broken is logged once, and the last good pair stays in use. Must outlive the
+// listener.
+class ListenTls {
+ public:
+  // INVALID_ARGUMENT for what is wrong with the flags of --listen, naming flag, file and reason: an
+  // address that other hosts reach without TLS and without --plaintext, flags that don't go
+  // together, files that cannot be used at `now` (see ReadTlsPair()).
+  static absl::StatusOr<std::unique_ptr<ListenTls>> Open(const WorkerFlags& flags, absl::Time now);
+  virtual ~ListenTls() = default;
 
-// TLS that demands a certificate of --tls-ca, from files that are looked at again every 10 s (key
-// and certificate must be replaced as one, as Kubernetes does); none without --tls-cert.
-std::shared_ptr<grpc::ServerCredentials> ListenCredentials(const WorkerFlags& flags);
+  // Without encryption or authentication if the flags name no files.
+  virtual std::shared_ptr<grpc::ServerCredentials> credentials() const = 0;
+};
 
 }  // namespace patchflow

@@ -132,11 +132,12 @@ void TakeGrpcLog() {
   });
 }
 
-std::optional<std::string> CheckAddresses(const WorkerFlags& flags) {
+absl::StatusOr<std::unique_ptr<ListenTls>> CheckAddresses(const WorkerFlags& flags) {
   if (flags.socket.size() > kMaxSocketPathBytes) {
-    return absl::StrCat("--socket: ", flags.socket.size(), " bytes, limit ", kMaxSocketPathBytes);
+    return absl::InvalidArgumentError(
+        absl::StrCat("--socket: ", flags.socket.size(), " bytes, limit ", kMaxSocketPathBytes));
   }
-  return CheckTls(flags, absl::Now());
+  return ListenTls::Open(flags, absl::Now());
 }
 
 // For probes that have no certificate. `nothing`: a server needs a service besides health.
@@ -151,7 +152,8 @@ std::unique_ptr<grpc::Server> ServeHealth(const std::string& address,
   return port == 0 ? nullptr : std::move(server);
 }
 
-std::unique_ptr<grpc::Server> Serve(const WorkerFlags& flags, WorkerService& service) {
+std::unique_ptr<grpc::Server> Serve(const WorkerFlags& flags, const ListenTls& tls,
+                                    WorkerService& service) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::ServerBuilder builder;
   builder.RegisterService(&service);
@@ -163,7 +165,7 @@ std::unique_ptr<grpc::Server> Serve(const WorkerFlags& flags, WorkerService& ser
                              &socket_bound);
   }
   if (!flags.listen.empty()) {
-    builder.AddListeningPort(flags.listen, ListenCredentials(flags), &port);
+    builder.AddListeningPort(flags.listen, tls.credentials(), &port);
   }
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || socket_bound == 0 || port == 0) return nullptr;
@@ -293,7 +295,8 @@ int Main(int argc, char** argv) {
                                flags.ranks, " of the ", flags.group_ranks,
                                " of --group-ranks: the limit is 1"));
   }
-  if (const auto wrong = CheckAddresses(flags); wrong.has_value()) return Refuse(*wrong);
+  const absl::StatusOr<std::unique_ptr<ListenTls>> tls = CheckAddresses(flags);
+  if (!tls.ok()) return Refuse(std::string(tls.status().message()));
 
   LoadOptions load{.model_dir = flags.model,
                    .devices = devices.ok() ? *devices : AbsentGpus(flags.ranks),
@@ -323,7 +326,7 @@ int Main(int argc, char** argv) {
         worker.Fail(WithEngineReason(absl::UnavailableError(fault.text), "ENGINE_FAILED"));
       });
   WorkerService service(worker);
-  const std::unique_ptr<grpc::Server> server = Serve(flags, service);
+  const std::unique_ptr<grpc::Server> server = Serve(flags, **tls, service);
   if (server == nullptr) {
     Log(LogLevel::kError, "refused",
         {{"why", "can't listen"}, {"socket", flags.socket}, {"listen", flags.listen}});

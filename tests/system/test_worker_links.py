@@ -1,7 +1,9 @@
 """Front end and worker as two programs over TCP: mutual TLS, and what is refused at start."""
 
 import contextlib
+import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import time
@@ -56,8 +58,9 @@ def worker_command(*flags: str) -> list:
 
 
 @contextlib.contextmanager
-def worker(address: str, pki: Pki):
-    with subprocess.Popen(worker_command("--listen", address, *tls_flags(pki, "worker")), stderr=subprocess.DEVNULL) as one:
+def worker(address: str, pki: Pki, log: pathlib.Path = pathlib.Path(os.devnull)):
+    command = worker_command("--listen", address, *tls_flags(pki, "worker"))
+    with log.open("w") as stderr, subprocess.Popen(command, stderr=stderr) as one:
         try:
             yield one
         finally:
@@ -110,11 +113,45 @@ def test_who_is_not_trusted_is_told(pki, tmp_path):
                 assert not server.stub.ListModels(pb.ListModelsRequest(), timeout=10).models[0].ready
 
 
+def says_within(seconds: float, log: pathlib.Path, text: str):
+    deadline = time.monotonic() + seconds
+    while text not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def test_a_worker_keeps_its_pair_while_the_files_are_broken_and_then_takes_the_new_one(pki, tmp_path):
+    now = Pki(tmp_path / "now").pair("worker")
+    other = Pki(tmp_path / "two").pair("front").pair("worker")
+
+    def install(source: Pki):
+        for name in ("worker.crt", "worker.key", "ca.crt"):
+            shutil.copy(source.path(name), now.path(name))
+
+    def serves(of: Pki):
+        with front(address, links(of, of)) as server:  # A new connection.
+            server.wait_ready()
+
+    install(pki)
+    address, log = free_address(), tmp_path / "log"
+    with worker(address, now, log):
+        serves(pki)
+        pathlib.Path(now.path("worker.key")).write_text("garbage")
+        says_within(30, log, "files not put into use; the old ones stay")
+        time.sleep(1.5)  # gRPC looks each second.
+        serves(pki)
+        assert log.read_text().count("files not put into use") == 1, log.read_text()
+        install(other)
+        says_within(30, log, "TLS files put into use")
+        time.sleep(1.5)
+        serves(other)
+
+
 @pytest.mark.parametrize("flags, says", [
     (["--listen", "0.0.0.0:0"], "would be open to other hosts without encryption or authentication"),
     (["--listen", "127.0.0.1:0", "--tls-cert", "w.crt"], "--tls-cert, --tls-key and --tls-ca go together"),
     (["--socket", "s", "--plaintext"], "--plaintext has no meaning without --listen"),
-    (["--listen", "127.0.0.1:0", *["--tls-cert", "w", "--tls-key", "w", "--tls-ca", "w"]], "--tls-cert: w: no PEM"),
+    (["--listen", "127.0.0.1:0", *["--tls-cert", "w", "--tls-key", "w", "--tls-ca", "w"]], "--tls-cert: w: cannot be read"),
 ])
 def test_a_worker_refuses_what_would_not_be_safe(flags, says):
     done = subprocess.run(worker_command(*flags), capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-#include "server/tls_pair.h"
+#include "tls/tls_pair.h"
 
 #include <openssl/bio.h>
 #include <openssl/err.h>
@@ -24,22 +24,21 @@ using Bio = std::unique_ptr<BIO, Freer<BIO, BIO_free_all>>;
 using Certificate = std::unique_ptr<X509, Freer<X509, X509_free>>;
 using PrivateKey = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY, EVP_PKEY_free>>;
 
-// `key`: "security.tls.key".
-absl::Status Fault(const std::string& key, const std::string& file, const std::string& text) {
+absl::Status Fault(const TlsFiles::File& file, const std::string& text) {
   ERR_clear_error();
-  return absl::InvalidArgumentError(absl::StrCat(key, ": ", file, ": ", text));
+  return absl::InvalidArgumentError(absl::StrCat(file.name, ": ", file.path, ": ", text));
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& key, const std::string& file) {
-  std::ifstream stream(file, std::ios::binary);
+absl::StatusOr<std::string> ReadFile(const TlsFiles::File& file) {
+  std::ifstream stream(file.path, std::ios::binary);
   std::string text(kMaxFileBytes + 1, '\0');
   stream.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<size_t>(stream.gcount()));
   if (text.empty()) {
-    return Fault(key, file, "cannot be read, or is empty");
+    return Fault(file, "cannot be read, or is empty");
   }
   if (text.size() > kMaxFileBytes) {
-    return Fault(key, file, absl::StrCat("more than ", kMaxFileBytes, " bytes"));
+    return Fault(file, absl::StrCat("more than ", kMaxFileBytes, " bytes"));
   }
   return text;
 }
@@ -72,61 +71,57 @@ std::string Show(absl::Time time) {
   return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", time, absl::UTCTimeZone());
 }
 
-absl::Status CheckPair(const TlsConfig& config, absl::Time now, TlsPair& pair) {
+absl::Status CheckPair(const TlsFiles& files, absl::Time now, TlsPair& pair) {
   const Certificate certificate = FirstCertificate(pair.certificate);
   if (certificate == nullptr) {
-    return Fault(config.name + ".certificate", config.certificate, "holds no PEM certificate");
+    return Fault(files.certificate, "holds no PEM certificate");
   }
   const PrivateKey key(
       PEM_read_bio_PrivateKey(ReaderOf(pair.key).get(), nullptr, NoPassword, nullptr));
   if (key == nullptr) {
-    return Fault(config.name + ".key", config.key,
-                 "holds no PEM private key, or one with a password");
+    return Fault(files.key, "holds no PEM private key, or one with a password");
   }
   if (X509_check_private_key(certificate.get(), key.get()) != 1) {
-    return Fault(config.name + ".key", config.key,
-                 absl::StrCat("does not belong to the certificate ", config.certificate));
+    return Fault(files.key,
+                 absl::StrCat("does not belong to the certificate ", files.certificate.path));
   }
   pair.subject = SubjectOf(*certificate);
   pair.not_after = TimeOf(X509_get0_notAfter(certificate.get()));
   const absl::Time not_before = TimeOf(X509_get0_notBefore(certificate.get()));
   if (now < not_before) {
-    return Fault(config.name + ".certificate", config.certificate,
-                 absl::StrCat("valid from ", Show(not_before)));
+    return Fault(files.certificate, absl::StrCat("valid from ", Show(not_before)));
   }
   if (now >= pair.not_after) {
-    return Fault(config.name + ".certificate", config.certificate,
-                 absl::StrCat("expired ", Show(pair.not_after)));
+    return Fault(files.certificate, absl::StrCat("expired ", Show(pair.not_after)));
   }
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<TlsPair> ReadTlsPair(const TlsConfig& config, absl::Time now) {
+absl::StatusOr<TlsPair> ReadTlsPair(const TlsFiles& files, absl::Time now) {
   TlsPair pair;
   struct Source {
-    const std::string& key;
-    const std::string& file;
+    const TlsFiles::File& file;
     std::string& text;
   };
-  for (const Source& source : {Source{"certificate", config.certificate, pair.certificate},
-                               Source{"key", config.key, pair.key},
-                               Source{config.ca_name, config.client_ca, pair.client_ca}}) {
-    if (source.file.empty()) {
+  for (const Source& source :
+       {Source{files.certificate, pair.certificate}, Source{files.key, pair.key},
+        Source{files.authorities, pair.authorities}}) {
+    if (&source.file == &files.authorities && source.file.path.empty()) {
       continue;
     }
-    auto text = ReadFile(config.name + "." + source.key, source.file);
+    auto text = ReadFile(source.file);
     if (!text.ok()) {
       return text.status();
     }
     source.text = *std::move(text);
   }
-  if (absl::Status status = CheckPair(config, now, pair); !status.ok()) {
+  if (absl::Status status = CheckPair(files, now, pair); !status.ok()) {
     return status;
   }
-  if (!config.client_ca.empty() && FirstCertificate(pair.client_ca) == nullptr) {
-    return Fault(config.name + "." + config.ca_name, config.client_ca, "holds no PEM certificate");
+  if (!files.authorities.path.empty() && FirstCertificate(pair.authorities) == nullptr) {
+    return Fault(files.authorities, "holds no PEM certificate");
   }
   return pair;
 }

@@ -1,4 +1,4 @@
-#include "server/tls_pair.h"
+#include "tls/tls_pair.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -25,11 +25,10 @@ class TlsPairTest : public ::testing::Test {
 
   static absl::StatusOr<TlsPair> Read(const std::string& certificate, const std::string& key,
                                       const std::string& ca = "", absl::Time now = absl::Now()) {
-    TlsConfig config;
-    config.certificate = pki_->path(certificate);
-    config.key = pki_->path(key);
-    config.client_ca = ca.empty() ? "" : pki_->path(ca);
-    return ReadTlsPair(config, now);
+    return ReadTlsPair({{"--tls-cert", pki_->path(certificate)},
+                        {"--tls-key", pki_->path(key)},
+                        {"--tls-ca", ca.empty() ? "" : pki_->path(ca)}},
+                       now);
   }
   static std::string Fault(const absl::StatusOr<TlsPair>& pair) {
     return std::string(pair.status().message());
@@ -60,12 +59,13 @@ TEST_F(TlsPairTest, RefusesWhatIsNotValidNow) {
 }
 
 TEST_F(TlsPairTest, NamesTheFileThatIsWrong) {
-  EXPECT_THAT(Fault(Read("absent", "one.key")), HasSubstr("security.tls.certificate: "));
+  EXPECT_THAT(Fault(Read("absent", "one.key")), HasSubstr("--tls-cert: "));
+  EXPECT_THAT(Fault(Read("one.crt", "")), HasSubstr("--tls-key: "));
   EXPECT_THAT(Fault(Read("one.crt", "empty")), HasSubstr("empty: cannot be read, or is empty"));
   EXPECT_THAT(Fault(Read("garbage", "one.key")), HasSubstr("garbage: holds no PEM certificate"));
   EXPECT_THAT(Fault(Read("one.crt", "garbage")), HasSubstr("garbage: holds no PEM private key"));
   EXPECT_THAT(Fault(Read("one.crt", "one.key", "garbage")),
-              HasSubstr("security.tls.client_ca: " + pki_->path("garbage")));
+              HasSubstr("--tls-ca: " + pki_->path("garbage")));
 }
 
 }  // namespace

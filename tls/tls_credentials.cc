@@ -1,4 +1,4 @@
-#include "server/server_credentials.h"
+#include "tls/tls_credentials.h"
 
 #include <fcntl.h>
 #include <grpcpp/security/tls_certificate_provider.h>
@@ -61,34 +61,41 @@ class WatchedCredentials final : public TlsCredentials {
  public:
   absl::Status Replace(const TlsPair& pair) override {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (!pair.client_ca.empty()) {
-      if (absl::Status status = authorities_.Write(pair.client_ca); !status.ok()) {
+    if (!pair.authorities.empty()) {
+      if (absl::Status status = authorities_.Write(pair.authorities); !status.ok()) {
         return status;
       }
     }
     return pair_.Write(absl::StrCat(pair.key, "\n", pair.certificate));
   }
 
-  void Open(bool client_certificates) {
+  void Open(bool authorities) {
     // PEM readers skip what they don't look for, so one file serves as key and as certificate.
-    auto provider = std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
-        pair_.path(), pair_.path(), client_certificates ? authorities_.path() : "", kWatchSeconds);
-    grpc::experimental::TlsServerCredentialsOptions options(provider);
-    options.watch_identity_key_cert_pairs();
-    if (client_certificates) {
-      options.watch_root_certs();
-      options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+    const auto provider = std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
+        pair_.path(), pair_.path(), authorities ? authorities_.path() : "", kWatchSeconds);
+    grpc::experimental::TlsServerCredentialsOptions listener(provider);
+    listener.watch_identity_key_cert_pairs();
+    if (authorities) {
+      listener.watch_root_certs();
+      listener.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+      grpc::experimental::TlsChannelCredentialsOptions channels;
+      channels.set_certificate_provider(provider);
+      channels.watch_identity_key_cert_pairs();
+      channels.watch_root_certs();
+      of_channels_ = grpc::experimental::TlsCredentials(channels);
     }
-    credentials_ = grpc::experimental::TlsServerCredentials(options);
+    of_listener_ = grpc::experimental::TlsServerCredentials(listener);
   }
 
-  std::shared_ptr<grpc::ServerCredentials> credentials() const override { return credentials_; }
+  std::shared_ptr<grpc::ServerCredentials> of_listener() const override { return of_listener_; }
+  std::shared_ptr<grpc::ChannelCredentials> of_channels() const override { return of_channels_; }
 
  private:
   std::mutex mutex_;
   MemoryFile pair_;
   MemoryFile authorities_;
-  std::shared_ptr<grpc::ServerCredentials> credentials_;
+  std::shared_ptr<grpc::ServerCredentials> of_listener_;
+  std::shared_ptr<grpc::ChannelCredentials> of_channels_;  // Null without authorities.
 };
 
 }  // namespace
@@ -98,7 +105,7 @@ absl::StatusOr<std::unique_ptr<TlsCredentials>> TlsCredentials::Make(const TlsPa
   if (absl::Status status = made->Replace(pair); !status.ok()) {
     return status;
   }
-  made->Open(!pair.client_ca.empty());
+  made->Open(!pair.authorities.empty());
   return std::unique_ptr<TlsCredentials>(std::move(made));
 }
 
