@@ -15,6 +15,8 @@ OVERLAYS = sorted(path.parent.name for path in KUSTOMIZE.glob("overlays/*/kustom
 # The chart's kubeVersion, and the newest that the tools here know.
 VERSIONS = ("1.27", "1.37")
 CRDS = yaml.safe_load((TOP / "tests" / "deploy" / "crds.yaml").read_text())
+# What the chart's defaults leave to be said.
+WITH_LINKS = ["--set", "worker.security.tls=patchflow-workers"]
 
 
 def helm_template(*arguments, **options) -> str:
@@ -27,7 +29,7 @@ def _objects(source: str) -> list[dict]:
     if kind == "overlay":
         text = run(tool("kubectl"), "kustomize", KUSTOMIZE / "overlays" / name).stdout
     else:
-        text = helm_template(*(["-f", CHART / "ci" / f"{name}.yaml"] if name else []))
+        text = helm_template(*(["-f", CHART / "ci" / f"{name}.yaml"] if name else WITH_LINKS))
     return [document for document in yaml.safe_load_all(text) if document]
 
 

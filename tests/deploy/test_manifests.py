@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from manifests import (CHART, KUSTOMIZE, OVERLAYS, SOURCES, container, frontend_config, helm_template, is_frontend,
+from manifests import (CHART, KUSTOMIZE, OVERLAYS, SOURCES, WITH_LINKS, container, frontend_config, helm_template, is_frontend,
                        objects, of_kind, pods, rendered_files, selects, validate)
 from tools import DEPLOY, TOP, run, tool
 
@@ -46,7 +46,7 @@ def test_the_kustomize_files_are_what_render_writes(tmp_path):
 
 
 def test_helm_has_nothing_against_the_chart():
-    for values in [[], *(["-f", path] for path in (CHART / "ci").glob("*.yaml"))]:
+    for values in [WITH_LINKS, *(["-f", path] for path in (CHART / "ci").glob("*.yaml"))]:
         run(tool("helm"), "lint", "--strict", CHART, *values)
 
 
@@ -73,6 +73,9 @@ def test_a_packaged_chart_renders_the_same(tmp_path):
     ("frontend.replicas=2", "replicas"),
     ('image.worker.digest="latest"', "pattern"),
     ('frontend.security={"tokens":"t"}', "tokens need tls"),
+    ("worker.security={}", "worker.security: name a Secret with tls.crt, tls.key and ca.crt"),
+    ('worker.security={"tls":"s","plaintext":true}', "worker.security: plaintext has no meaning with tls"),
+    ('worker.security={"plaintext":"yes"}', "boolean"),
     ("networkPolicy.clients=[]", "minItems"),
     ('frontend.state={"persistence":{"size":"2"}}', "pattern"),
     ('frontend.state={"storeAgeSeconds":0}', "minimum"),
@@ -82,6 +85,7 @@ def test_a_packaged_chart_renders_the_same(tmp_path):
 def test_the_chart_refuses_bad_values(value, says, tmp_path):
     path, _, text = value.partition("=")
     values = yaml.safe_load((CHART / "values.yaml").read_text())
+    values["worker"]["security"]["tls"] = "patchflow-workers"
     place, keys = values, path.replace("[0]", ".0").split(".")
     for key in keys[:-1]:
         place = place[int(key) if key.isdigit() else key]
@@ -90,6 +94,32 @@ def test_the_chart_refuses_bad_values(value, says, tmp_path):
     done = run(tool("helm"), "template", "patchflow", CHART, "-f", tmp_path / "values.yaml", ok=False)
     assert done.returncode != 0
     assert says in done.stderr, done.stderr
+
+
+def test_the_chart_renders_nothing_before_it_is_told_how_links_are_secured():
+    done = run(tool("helm"), "template", "patchflow", CHART, ok=False)
+    assert done.returncode != 0 and not done.stdout
+    assert "or say plaintext: true" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("links, policy, says, not_says", [
+    ({"tls": "links"}, True, "the certificate of the Secret links, which must bear these names:\n  patchflow-main\n", "WARNING"),
+    ({"tls": "links"}, False, "networkPolicy is off", "neither encryption nor authentication"),
+    ({"plaintext": True}, True, "neither encryption nor authentication; the network policy alone", "networkPolicy is off"),
+    ({"plaintext": True}, False, "whoever reaches it can give orders to the GPUs", "Secret"),
+])
+def test_the_notes_say_what_protects_the_workers(links, policy, says, not_says, tmp_path):
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"worker": {"security": links}, "networkPolicy": {"enabled": policy}}))
+    said = run(tool("helm"), "install", "patchflow", CHART, "--dry-run=client", "-f", tmp_path / "values.yaml", ok=False)
+    notes = said.stdout.partition("NOTES:")[2]
+    assert says in notes and not_says not in notes, said.stdout[-2000:] + said.stderr
+
+
+def test_the_notes_list_the_names_that_the_certificate_must_bear():
+    said = run(tool("helm"), "install", "patchflow", CHART, "--dry-run=client", "-f", CHART / "ci" / "full.yaml").stdout
+    listed = re.search(r"must bear these names:\n((?:  \S+\n)+)", said)[1].split()
+    groups = frontend_config(objects("chart:full"))["groups"]
+    assert listed == [address.split(":")[0] for group in groups for address in group["workers"]]
 
 
 def test_the_chart_refuses_batches_of_several_nodes(tmp_path):
@@ -281,7 +311,7 @@ def test_both_ends_of_a_link_to_a_worker_agree_on_tls(source):
     for pod in pods(everything):
         mounts = {mount["mountPath"]: mount for mount in container(pod)["volumeMounts"]}
         volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
-        if source != "chart:full":
+        if source == "chart:cpu":  # The one that says so.
             assert links == {"plaintext": True} and "/etc/patchflow-workers" not in mounts
             assert is_frontend(pod) or "--plaintext=true" in container(pod)["args"]
             continue
@@ -342,6 +372,30 @@ def test_standby_groups_start_one_after_the_other(source):
         waits.setdefault(trigger["metadata"]["query"], []).append(float(trigger["metadata"]["threshold"]))
     for thresholds in waits.values():
         assert sorted(set(thresholds)) == [thresholds[0] * (i + 1) for i in range(len(thresholds))]
+
+
+def test_the_readme_makes_a_certificate_for_every_worker_of_an_overlay(tmp_path):
+    readme = (DEPLOY / "README.md").read_text()
+    [block] = [text for text in re.findall(r"^```\n(.*?)^```$", readme, flags=re.M | re.S) if "create secret" in text]
+    *commands, secret = block.splitlines()
+    run("bash", "-ec", "\n".join(commands), cwd=tmp_path)
+    for name in re.findall(r"--from-file=(\S+)", secret):
+        assert (tmp_path / name).exists()
+    run("openssl", "verify", "-CAfile", tmp_path / "ca.crt", tmp_path / "tls.crt")
+    said = run("openssl", "x509", "-in", tmp_path / "tls.crt", "-noout", "-ext", "subjectAltName").stdout
+    names = re.findall(r"DNS:([^,\s]+)", said)
+    [manifest] = [text for text in re.findall(r"^```yaml\n(.*?)^```$", readme, flags=re.M | re.S) if "cert-manager.io" in text]
+    certificates = [thing for thing in yaml.safe_load_all(manifest) if thing["kind"] == "Certificate"]
+    [renewed] = [thing["spec"] for thing in certificates if not thing["spec"].get("isCA")]
+    assert sorted(renewed["dnsNames"]) == sorted(names)
+    for overlay in OVERLAYS:
+        everything = objects(f"overlay:{overlay}")
+        for group in frontend_config(everything)["groups"]:
+            for host in (address.split(":")[0] for address in group["workers"]):
+                assert host in names, f"{overlay}: {host}"
+        for pod in pods(everything):
+            secrets = [volume["secret"]["secretName"] for volume in pod["spec"]["volumes"] if "secret" in volume]
+            assert secrets == [renewed["secretName"]] and f"secret generic {secrets[0]} " in secret
 
 
 def test_the_readme_names_every_overlay():

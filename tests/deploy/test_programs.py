@@ -18,6 +18,7 @@ from tools import run
 
 sources = pytest.mark.parametrize("source", SOURCES)
 TIMEOUT_S = 20
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def start(*command) -> subprocess.Popen:
@@ -41,7 +42,7 @@ def make_secrets(root: pathlib.Path):
     (root / "var/lib/patchflow").mkdir(parents=True, exist_ok=True)
     pair = root / "etc/patchflow-tls"
     run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-        "-subj", "/CN=localhost", "-keyout", pair / "tls.key", "-out", pair / "tls.crt")
+        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", pair / "tls.key", "-out", pair / "tls.crt")
     for copy in ("client-ca/ca.crt", "workers/ca.crt", "workers/tls.crt", "workers/tls.key"):
         source = pair / ("tls.key" if copy.endswith("key") else "tls.crt")
         (root / f"etc/patchflow-{copy}").write_text(source.read_text())
@@ -120,9 +121,10 @@ def test_a_flag_that_the_worker_does_not_have_is_found(tmp_path):
 
 
 class RenderedGroup:
-    """A group as the manifests describe it, its worker running here on the bundled model and CPUs."""
+    """A group as the manifests describe it, its worker running here on the bundled model and CPUs, with Secrets below `root`."""
 
-    def __init__(self, everything: list[dict]):
+    def __init__(self, everything: list[dict], root: pathlib.Path):
+        make_secrets(root)
         [self.entry] = frontend_config(everything)["groups"]
         [pod] = [pod for pod in pods(everything) if not is_frontend(pod)]
         self.address = f"127.0.0.1:{free_port()}"
@@ -130,7 +132,12 @@ class RenderedGroup:
         changes = {"listen": self.address, "model": BUNDLED, "device": "cpu", "dtype": "float32", "threads": 1}
         if any(word.startswith("--warm-up=") for word in container(pod)["args"]):
             changes["warm-up"] = "64x64,128x64"  # Those of a GPU take a CPU minutes.
-        self.worker = subprocess.Popen([BIN / "patchflow-worker", *worker_arguments(pod, **changes)], stderr=subprocess.DEVNULL)
+        self.probed = changes["health"] = f"127.0.0.1:{free_port()}"
+        self.probes = {probe: container(pod)[probe]["grpc"]["service"] for probe in PROBES}
+        arguments = [word.replace("=/etc/", f"={root}/etc/") for word in worker_arguments(pod, **changes)]
+        links = frontend_config(everything)["security"]["workers"]
+        self.links = {key: path.replace("/etc/", f"{root}/etc/") for key, path in links.items()}
+        self.worker = subprocess.Popen([BIN / "patchflow-worker", *arguments], stderr=subprocess.DEVNULL)
 
     def config(self) -> dict:
         return self.entry
@@ -146,21 +153,25 @@ class RenderedGroup:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("source", ["overlay:cpu", "overlay:eight-gpus"])
-def test_what_an_overlay_describes_draws_an_image_and_answers_its_probes(source):
+def test_what_an_overlay_describes_draws_an_image_and_answers_its_probes(source, tmp_path):
     everything = objects(source)
-    group = RenderedGroup(everything)
+    group = RenderedGroup(everything, tmp_path)
     try:
         # The listener for probes as the manifests have it, but for the address.
         probed = f"127.0.0.1:{free_port()}"
         assert frontend_config(everything)["server"]["health"].startswith("0.0.0.0:")
+        assert "plaintext" not in group.links
         listeners = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "health": probed}
-        with harness.Server([group], {"server": listeners}) as server, grpc.insecure_channel(probed) as channel:
+        with harness.Server([group], {"server": listeners, "security": {"workers": group.links}}) as server:
             server.wait_ready()
             [pod] = [pod for pod in pods(everything) if is_frontend(pod)]
-            health = health_pb2_grpc.HealthStub(channel)
-            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-                asked = health_pb2.HealthCheckRequest(service=container(pod)[probe]["grpc"]["service"])
-                assert health.Check(asked, timeout=5).status == health_pb2.HealthCheckResponse.SERVING
+            probes = {probe: container(pod)[probe]["grpc"]["service"] for probe in PROBES}
+            for address, services in ((probed, probes), (group.probed, group.probes)):
+                with grpc.insecure_channel(address) as channel:
+                    for service in services.values():
+                        asked = health_pb2.HealthCheckRequest(service=service)
+                        answer = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=5)
+                        assert answer.status == health_pb2.HealthCheckResponse.SERVING
             pb, _ = harness.api()
             request = pb.GenerateImagesRequest(
                 model=group.entry["model_name"], prompt=pb.Prompt(text="a red heart"), sampling=pb.SamplingParams(steps=3)

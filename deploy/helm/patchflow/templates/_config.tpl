@@ -21,7 +21,7 @@ drain:
   timeout: {{ .Values.frontend.drain.timeoutSeconds }}s
 security:
   workers:
-    {{- if .Values.worker.security.tls }}
+    {{- if include "patchflow.workersTls" . }}
     certificate: /etc/patchflow-workers/tls.crt
     key: /etc/patchflow-workers/tls.key
     ca: /etc/patchflow-workers/ca.crt

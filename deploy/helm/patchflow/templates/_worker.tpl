@@ -32,7 +32,7 @@ spec:
       imagePullPolicy: {{ $values.image.pullPolicy }}
       args:
         - --listen=0.0.0.0:{{ $values.worker.port }}
-        {{- if $values.worker.security.tls }}
+        {{- if include "patchflow.workersTls" .root }}
         - --tls-cert=/etc/patchflow-workers/tls.crt
         - --tls-key=/etc/patchflow-workers/tls.key
         - --tls-ca=/etc/patchflow-workers/ca.crt
@@ -71,7 +71,7 @@ spec:
         {{- end }}
       ports:
         - {name: worker, containerPort: {{ $values.worker.port }}}
-        {{- if $values.worker.security.tls }}
+        {{- if include "patchflow.workersTls" .root }}
         - {name: health, containerPort: {{ $values.worker.healthPort }}}
         {{- end }}
       {{- include "patchflow.workerProbes" .root | nindent 6 }}
@@ -87,7 +87,7 @@ spec:
         - {name: models, mountPath: /models, readOnly: true}
         - {name: shm, mountPath: /dev/shm}
         - {name: tmp, mountPath: /tmp}
-        {{- if $values.worker.security.tls }}
+        {{- if include "patchflow.workersTls" .root }}
         - {name: workers, mountPath: /etc/patchflow-workers, readOnly: true}
         {{- end }}
   volumes:
@@ -97,7 +97,7 @@ spec:
       emptyDir: {medium: Memory, sizeLimit: {{ $values.worker.sharedMemory }}}
     - name: tmp
       emptyDir: {sizeLimit: 4Gi}
-    {{- with $values.worker.security.tls }}
+    {{- with include "patchflow.workersTls" .root }}
     - name: workers
       secret: {secretName: {{ . }}, defaultMode: 0440}
     {{- end }}
@@ -122,12 +122,24 @@ spec:
 {{- join "," $words }}
 {{- end }}
 
+{{/* The Secret for mTLS between front end and workers; empty: plaintext, which has to be said. */}}
+{{- define "patchflow.workersTls" -}}
+{{- with .Values.worker.security }}
+{{- if and .tls .plaintext }}{{ fail "worker.security: plaintext has no meaning with tls" }}{{ end }}
+{{- if not (or .tls .plaintext) }}
+{{- fail "worker.security: name a Secret with tls.crt, tls.key and ca.crt for the links between front end and workers (tls; deploy/README.md shows how to make it), or say plaintext: true" }}
+{{- end }}
+{{- .tls }}
+{{- end }}
+{{- end }}
+
 {{/*
-A worker answers grpc.health.v1 where it listens, and with TLS on a port of its own, as probes have no certificate: "liveness" from the start until it has failed, "readiness" while it takes
-jobs or waits for its place in a group. The front end watches it every half second besides, ready or not.
+A worker answers grpc.health.v1 where it listens, and with TLS on a port of its own, as probes have no certificate:
+"liveness" from the start until it has failed, also while it loads, "readiness" while it takes jobs or waits for its place in
+a group. The front end watches it every half second besides, ready or not.
 */}}
 {{- define "patchflow.workerProbes" -}}
-{{- $port := ternary .Values.worker.healthPort .Values.worker.port (ne .Values.worker.security.tls "") }}
+{{- $port := ternary .Values.worker.healthPort .Values.worker.port (ne (include "patchflow.workersTls" .) "") }}
 startupProbe:
   grpc: {port: {{ $port }}, service: liveness}
   periodSeconds: 2
