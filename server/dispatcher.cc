@@ -15,7 +15,6 @@ namespace patchflow {
 namespace {
 
 constexpr absl::Duration kPopWait = absl::Milliseconds(500);
-constexpr absl::Duration kMaxBusy = absl::Seconds(30);
 constexpr int kMaxLosses = 3;
 
 enum class Verdict {
@@ -121,7 +120,7 @@ void Dispatcher::StartAll(Batch& batch) {
 
 void Dispatcher::RunBatch(const Incarnation& worker, Batch batch) {
   absl::Duration pause = absl::Milliseconds(1);
-  const auto busy_until = Clock::now() + ToClock(kMaxBusy);
+  const auto busy_until = Clock::now() + ToClock(parts_.max_busy);
   const auto give_back = [this](const std::shared_ptr<Generation>& generation) {
     parts_.group.SetEnded(*generation);
     generation->PutBack();
@@ -142,9 +141,15 @@ void Dispatcher::RunBatch(const Incarnation& worker, Batch batch) {
         !parts_.group.stopped() &&
         (!rest.all_busy || (Clock::now() < busy_until && parts_.group.Serving(worker.epoch)));
     batch.clear();
+    const bool give_up = rest.all_busy && !go_on && !parts_.group.stopped();
+    if (give_up) {
+      parts_.group.Complain(worker.epoch, "the worker took no job for too long");
+    }
     for (const auto& generation : rest.generations) {
       if (go_on && !generation->ended()) {
         batch.push_back(generation);
+      } else if (give_up && !generation->ended()) {
+        give_back(generation);  // It was never begun: whoever keeps the worker busy is why.
       } else {
         EndRun(worker, generation, rest.all_busy ? BusyError() : absl::OkStatus(), alone);
       }

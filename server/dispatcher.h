@@ -21,11 +21,11 @@ namespace patchflow {
 // at most; each is a call of its own, and they end independently. One that is cancelled or past
 // its deadline stops within one step. One whose worker is lost goes back into the queue, for any
 // group of the same plan, and only its missing images are made again; at the third loss it ends
-// with INTERNAL / POISON_REQUEST. A worker that is lost at a batch and its tail is lost by all of
-// them; whatever was lost before runs alone, without a tail beside it, and nothing beside its own,
-// so that no innocent one is lost thrice. What cannot be healed by running again
-// (NON_FINITE_OUTPUT, GPU_OUT_OF_MEMORY, a request that the worker refuses) ends it at once; or if
-// it was not alone, is first seen to come again when it is.
+// with INTERNAL / POISON_REQUEST. One that a busy worker never took has lost nothing. A worker that
+// is lost at a batch and its tail is lost by all of them; whatever was lost before runs alone,
+// without a tail beside it, and nothing beside its own, so that no innocent one is lost thrice.
+// What cannot be healed by running again (NON_FINITE_OUTPUT, GPU_OUT_OF_MEMORY, a request that the
+// worker refuses) ends it at once; or if it was not alone, is first seen to come again when it is.
 class Dispatcher {
  public:
   // Everything must outlive this.
@@ -35,6 +35,9 @@ class Dispatcher {
     CostModel& costs;
     Registry& registry;
     const ModelMetrics& metrics;
+    // That a worker may be busy with what was cancelled, say in a long step, before it counts as
+    // lost. Its own watchdogs are faster than this.
+    absl::Duration max_busy = absl::Minutes(10);
   };
   explicit Dispatcher(Parts parts);
   // The group must have been stopped.

@@ -34,8 +34,8 @@ class DispatcherTest : public ::testing::Test {
     worker_ = std::make_shared<ScriptedWorker>(std::move(script));
     group_.SetServing(worker_, ScriptedWorker::Info(plan));
     if (dispatcher_ == nullptr) {
-      dispatcher_ = std::make_unique<Dispatcher>(
-          Dispatcher::Parts{group_, queue_, costs_, registry_, metrics_.model("shapes")});
+      dispatcher_ = std::make_unique<Dispatcher>(Dispatcher::Parts{
+          group_, queue_, costs_, registry_, metrics_.model("shapes"), max_busy_});
     }
   }
   // What the supervisor does once it has a complaint: the same script goes on.
@@ -61,6 +61,7 @@ class DispatcherTest : public ::testing::Test {
   Registry registry_{1 << 20, absl::Seconds(300)};
   Metrics metrics_{{"shapes"}, {"g"}};
   std::shared_ptr<ScriptedWorker> worker_;
+  absl::Duration max_busy_ = absl::Minutes(10);
   std::unique_ptr<Dispatcher> dispatcher_;
 };
 

@@ -131,6 +131,28 @@ TEST_F(DispatcherTest, WaitsForABusyWorkerWithoutCountingALoss) {
   EXPECT_EQ(worker_->calls(), 4);
 }
 
+TEST_F(DispatcherTest, AWorkerThatStaysBusyIsGivenUpAndNotWhoWaitsForIt) {
+  max_busy_ = absl::Milliseconds(30);
+  std::atomic<bool> busy = true;
+  Serve([&](int n, ScriptedJob& job) {
+    if (busy) {
+      job.End(TestError(absl::StatusCode::kResourceExhausted, reason::kWorkerBusy));
+    } else {
+      MakeAll(n, job);
+    }
+  });
+  auto generation = Submit("a");
+  for (int life = 0; life < 5; ++life) {
+    ASSERT_TRUE(Eventually([&] { return group_.complaint().has_value(); })) << life;
+    EXPECT_THAT(*group_.complaint(), ::testing::HasSubstr("took no job for too long"));
+    Restart();
+  }
+  EXPECT_FALSE(generation->ended());
+  busy = false;
+  ASSERT_TRUE(Ends(generation));
+  EXPECT_EQ(generation->completed().attempts(), 1);
+}
+
 TEST_F(DispatcherTest, CancelsTheCallOfAGenerationThatEnds) {
   Serve([](int n, ScriptedJob& job) {
     if (n == 0) {
