@@ -24,6 +24,7 @@ namespace patchflow {
 namespace {
 
 constexpr auto kPoll = std::chrono::milliseconds(2);
+constexpr absl::Duration kReap = absl::Seconds(1);
 
 // Between fork and exec: only what is safe in a signal handler. Ends the process if anything fails.
 [[noreturn]] void BecomeWorker(char* const* argv, pid_t parent, int output) {
@@ -111,13 +112,14 @@ WorkerProcess::WorkerProcess(pid_t pid, int output)
     : pid_(pid), memory_kills_before_(MemoryKillsOfSystem()), tail_(output, STDERR_FILENO) {}
 
 WorkerProcess::~WorkerProcess() {
-  if (Poll().has_value()) {
+  if (Kill(kReap)) {
     return;
   }
-  kill(pid_, SIGKILL);
-  int status = 0;
-  while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
-  }
+  std::thread([pid = pid_] {
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+  }).detach();
 }
 
 std::optional<ProcessEnd> WorkerProcess::Poll() {
@@ -148,6 +150,15 @@ void WorkerProcess::Stop(absl::Duration grace) {
     std::this_thread::sleep_for(kPoll);
   }
   Signal(SIGKILL);
+}
+
+bool WorkerProcess::Kill(absl::Duration wait) {
+  Signal(SIGKILL);
+  const auto until = Clock::now() + ToClock(wait);
+  while (!Poll().has_value() && Clock::now() < until) {
+    std::this_thread::sleep_for(kPoll);
+  }
+  return Poll().has_value();
 }
 
 int ProcessEnd::sticky_error() const {

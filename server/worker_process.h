@@ -45,7 +45,8 @@ class WorkerProcess {
   // `command`: program and arguments. stderr and stdout go to the server's stderr.
   static absl::StatusOr<std::unique_ptr<WorkerProcess>> Start(
       const std::vector<std::string>& command);
-  // Kills it if it still runs, and waits for its end.
+  // Kills it if it still runs. Of one that does not end then, as one whose driver hangs, a thread
+  // that is left behind waits for the end.
   ~WorkerProcess();
   WorkerProcess(const WorkerProcess&) = delete;
   WorkerProcess& operator=(const WorkerProcess&) = delete;
@@ -63,6 +64,8 @@ class WorkerProcess {
   int64_t KernelMemoryKills() const;
   // SIGTERM, and SIGKILL after `grace`.
   void Stop(absl::Duration grace);
+  // SIGKILL, unless it has ended. Whether it has within `wait`.
+  bool Kill(absl::Duration wait);
 
  private:
   WorkerProcess(pid_t pid, int output);

@@ -15,6 +15,7 @@ namespace {
 
 using ::testing::Contains;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
 std::unique_ptr<WorkerProcess> Shell(const std::string& script) {
@@ -143,6 +144,26 @@ TEST(DeviceJudgeTest, BelievesAWorkerThatADeviceIsBroken) {
   EXPECT_NE(DeviceJudge().Judge(WithStatus(3), kNothing, 0), "");
   EXPECT_EQ(DeviceJudge().Judge(WithStatus(1), kNothing, 0), "");
   EXPECT_EQ(DeviceJudge().Judge(std::nullopt, kNothing, 4), "");
+}
+
+TEST(DeviceJudgeTest, TakesTheSameStickyErrorAgainAndAgainWhateverWasCompleted) {
+  DeviceJudge judge;
+  auto now = Clock::now();
+  for (int i = 1; i < DeviceJudge::kTimes; ++i) {
+    EXPECT_EQ(judge.Judge(WithStatus(100), kNothing, 0, now), "") << i;
+    EXPECT_EQ(judge.Judge(WithStatus(1), kNothing, 0, now), "") << "no error of a device";
+    now += std::chrono::minutes(10);
+  }
+  EXPECT_THAT(judge.Judge(WithStatus(100), kNothing, 0, now), HasSubstr("to 5 workers within 1h"));
+}
+
+TEST(DeviceJudgeTest, ForgetsStickyErrorsOfLongAgo) {
+  DeviceJudge judge;
+  auto now = Clock::now();
+  for (int i = 0; i < 3 * DeviceJudge::kTimes; ++i) {
+    EXPECT_EQ(judge.Judge(WithStatus(100), kNothing, 0, now), "") << i;
+    now += std::chrono::minutes(20);
+  }
 }
 
 TEST(DeviceJudgeTest, TakesTheSameStickyErrorTwiceInARow) {
