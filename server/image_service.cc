@@ -73,6 +73,7 @@ grpc::ServerUnaryReactor* ImageService::AnswerAtOnce(Context* context, const cha
                                                      const Bytes* bytes, Bytes* out,
                                                      Handler handle) {
   const auto began = Clock::now();
+  services_.metrics.CallBegan(method);
   auto* reactor = context->DefaultReactor();
   CallRecord record{method, "", context->peer(), "", ""};
   auto identity = guard_.Check(ShownBy(*context), method);
@@ -82,7 +83,9 @@ grpc::ServerUnaryReactor* ImageService::AnswerAtOnce(Context* context, const cha
     record.identity = identity->name;
     status = ParseMessage(*bytes, request);
   }
-  if (status.ok()) {
+  if (!status.ok()) {
+    services_.metrics.Rejected("", status);
+  } else {
     record.request_id = RequestIdOf(request);
     auto response = handle(request, *identity);
     status = response.status();
@@ -90,7 +93,10 @@ grpc::ServerUnaryReactor* ImageService::AnswerAtOnce(Context* context, const cha
       *out = SerializeMessage(*response);
     }
   }
-  Audit(services_.audit, record, status, Clock::now() - began, out->Length());
+  const auto duration = Clock::now() - began;
+  services_.metrics.CallEnded({"", method, "", status, duration});  // Its work is no model's.
+  services_.metrics.ResponseBytes("", out->Length());
+  Audit(services_.audit, record, status, duration, out->Length());
   reactor->Finish(ToGrpc(status));
   return reactor;
 }

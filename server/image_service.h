@@ -63,7 +63,8 @@ class ImageService final : public RawImageService<v1::ImageGenerationService::Se
   template <typename Begin>
   void Admit(const std::shared_ptr<GenerationCall>& call, const v1::GenerateImagesRequest& request,
              const Admission::Caller& caller, Begin begin);
-  // Parses, handles, answers: the whole of a call that does not wait.
+  // Parses, handles, answers: the whole of a call that does not wait. Counted as others are, of no
+  // model.
   template <typename Request, typename Handler>
   grpc::ServerUnaryReactor* AnswerAtOnce(Context* context, const char* method, const Bytes* bytes,
                                          Bytes* out, Handler handle);

@@ -50,7 +50,9 @@ constexpr const char* kCodes[] = {"OK",
                                   "UNKNOWN",
                                   "UNAUTHENTICATED",
                                   "UNAVAILABLE"};
-constexpr const char* kMethods[] = {"GenerateImages", "GenerateImagesUnary", "FetchGeneration"};
+constexpr const char* kMethods[] = {
+    "GenerateImages",   "GenerateImagesUnary", "FetchGeneration", "GetGeneration",
+    "CancelGeneration", "GetGenerationTrace",  "ListModels",      "GetModel"};
 constexpr const char* kRejections[] = {
     reason::kInvalidRequest,   reason::kLimitExceeded,      reason::kMalformedRequest,
     reason::kModelNotFound,    reason::kRequestIdConflict,  reason::kQueueFull,

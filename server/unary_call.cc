@@ -55,6 +55,7 @@ class UnaryCall final : public Unary {
       }
       finished_ = true;
       *response_ = SerializeMessage(response);
+      bytes_sent_ = response_->Length();
       NoteEnd(absl::OkStatus());
     }
     reactor_->Finish(grpc::Status::OK);
