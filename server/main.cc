@@ -7,6 +7,8 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <ctime>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -40,16 +42,61 @@ sigset_t StopSignals() {
   return signals;
 }
 
-// The first signal begins the drain, the second ends the process at once; the kernel then ends the
-// workers.
-void HandleSignals(patchflow::Server& server) {
-  const sigset_t signals = StopSignals();
-  int number = 0;
-  sigwait(&signals, &number);
-  server.Stop();
-  sigwait(&signals, &number);
-  _exit(128 + number);
-}
+// Takes the signals from the beginning, also while the server starts, which may wait for a disk.
+class SignalDesk {
+ public:
+  SignalDesk() { std::thread(&SignalDesk::Handle, this).detach(); }
+
+  // The server has started, or (null) is about to go.
+  void SetServer(patchflow::Server* server) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    server_ = server;
+    started_ = true;
+    if (stopped_ && server != nullptr) {
+      server->Stop();
+    }
+  }
+
+ private:
+  // The first signal begins the drain; before there is a server nothing was accepted, so that the
+  // process ends if the server does not come soon. The second ends the process at once; the kernel
+  // then ends the workers.
+  void Handle() {
+    const sigset_t signals = StopSignals();
+    int number = 0;
+    sigwait(&signals, &number);
+    if (!Stop()) {
+      const timespec soon{kSecondsToStart, 0};
+      number = sigtimedwait(&signals, nullptr, &soon);
+      if (number > 0 || !Started()) {
+        _exit(number > 0 ? 128 + number : 0);
+      }
+    }
+    sigwait(&signals, &number);
+    _exit(128 + number);
+  }
+
+  // Whether the server has started; it stops now, or as soon as it has.
+  bool Stop() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stopped_ = true;
+    if (server_ != nullptr) {
+      server_->Stop();
+    }
+    return started_;
+  }
+  bool Started() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return started_;
+  }
+
+  static constexpr time_t kSecondsToStart = 5;
+
+  std::mutex mutex_;
+  patchflow::Server* server_ = nullptr;
+  bool started_ = false;
+  bool stopped_ = false;
+};
 
 int Check(const std::string& config_file) {
   auto config = patchflow::LoadConfig(config_file);
@@ -63,7 +110,7 @@ int Check(const std::string& config_file) {
   return patchflow::CheckPassed(rows) ? 0 : kExitFailed;
 }
 
-int Run(const std::string& config_file) {
+int Run(const std::string& config_file, SignalDesk& signals) {
   auto config = patchflow::LoadConfig(config_file);
   if (!config.ok()) {
     std::fprintf(stderr, "patchflow-server: the configuration cannot be used:\n%s\n",
@@ -76,9 +123,10 @@ int Run(const std::string& config_file) {
     patchflow::LogError("cannot start", {{"why", std::string(server.status().message())}});
     return kExitFailed;
   }
-  std::thread(HandleSignals, std::ref(**server)).detach();
+  signals.SetServer(server->get());
   const bool given_up = (*server)->WaitUntilDone();
   (*server)->Drain();
+  signals.SetServer(nullptr);
   server->reset();
   return given_up ? kExitFailed : 0;
 }
@@ -107,7 +155,8 @@ int main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);  // A file at its limit is an error of the write.
   gpr_set_log_function(LogForGrpc);
-  const int status = Run(config_file);
+  SignalDesk desk;  // Until the process ends.
+  const int status = Run(config_file, desk);
   patchflow::StopLog();
   _exit(status);
 }

@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -224,6 +226,58 @@ TEST_F(ProcessTest, EndsAtOnceAtTheSecondSignal) {
   EXPECT_EQ(ExitStatus(), 128 + SIGTERM);
   EXPECT_LT(Clock::now() - second, std::chrono::seconds(1));
   EXPECT_TRUE(Eventually([&] { return kill(worker, 0) != 0; }));
+}
+
+TEST_F(ProcessTest, EndsAtSignalsAlsoWhileItStarts) {
+  std::filesystem::remove(folder_.path("config.yaml"));
+  ASSERT_EQ(mkfifo(folder_.path("config.yaml").c_str(), 0600), 0);  // As a disk that hangs.
+  Start();
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  kill(pid_, SIGTERM);
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  const auto second = Clock::now();
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(ExitStatus(), 128 + SIGTERM);
+  EXPECT_LT(Clock::now() - second, std::chrono::seconds(2));
+  Start();
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  kill(pid_, SIGTERM);
+  EXPECT_EQ(ExitStatus(), 0) << "one is enough, within 5 s: nothing was accepted";
+}
+
+TEST_F(ProcessTest, LeavesToTheNextWhatItsWorkersCouldNotMake) {
+  setenv("PATCHFLOW_FAKE_STEP_MS", "60", 1);
+  Configure(PATCHFLOW_FAKE_WORKER, "drain: {timeout: 20s}\n");
+  Serve();
+  for (int i = 0; i < 4; ++i) {
+    Submit(Detached(absl::StrCat("job", i)));
+  }
+  std::set<std::string> killed;
+  const bool ended = Eventually([&] {
+    const std::string log = folder_.Read("log");
+    constexpr std::string_view kKey = R"("worker started","group":"shapes","pid":)";
+    for (size_t at = log.find(kKey); at != std::string::npos; at = log.find(kKey, at + 1)) {
+      const std::string pid = log.substr(
+          at + kKey.size(), log.find_first_of(",}", at + kKey.size()) - at - kKey.size());
+      if (killed.insert(pid).second) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(200));
+        kill(std::stoi(pid), SIGKILL);
+      }
+    }
+    return killed.size() == 5;
+  });
+  ASSERT_TRUE(ended) << folder_.Read("log");
+  EXPECT_EQ(ExitStatus(), 1)
+      << "five failures in a row, and it does not wait for what can't be made";
+  Serve();
+  int made = 0;
+  for (int i = 0; i < 4; ++i) {
+    const Fetched fetched = Fetch(absl::StrCat("job", i));
+    made += fetched.status.ok() ? 1 : 0;
+    EXPECT_TRUE(fetched.status.ok() || ReasonOf(fetched.status) == "POISON_REQUEST")
+        << i << ": " << fetched.status;
+  }
+  EXPECT_GE(made, 3) << "one may have run at three deaths";
 }
 
 TEST_F(ProcessTest, ExitsWhenItsWorkerFailsFiveTimesInARow) {
