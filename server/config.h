@@ -30,7 +30,7 @@
 //                                  # in one pass over the network; not with several processes
 //       batch_size: 4              # images of a pass, 2 to 16. The pass takes as long with fewer
 //       provenance_mark: true      # images say, in XMP, that a model made them (IPTC's Digital
-//                                  # Source Type: trainedAlgorithmicMedia)
+//                                  # Source Type: trainedAlgorithmicMedia), if any group's shall
 //       workers: []                # address of a worker that is already running; it is then not
 //       started here. Several, of different hosts: each with a share of the ranks, started with
 //       --group-ranks; rank 0 is on the first
@@ -111,7 +111,7 @@ struct Limits {
   absl::Duration max_connection_age = absl::Minutes(30);  // Then clients connect anew.
   absl::Duration slow_client_timeout = absl::Seconds(30);
   absl::Duration recovery_timeout =
-      absl::Seconds(120);  // Accepted requests wait so long for a lost group.
+      absl::Seconds(120);  // Accepted requests wait so long for a group that does not load.
 };
 
 struct DrainConfig {
