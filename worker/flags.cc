@@ -21,8 +21,8 @@ ParsedFlags ParseFlags(int argc, const char* const* argv) {
   auto* addresses = app.add_option_group("addresses", "at least one");
   addresses->add_option("--socket", flags.socket, "Path of a unix socket to serve on");
   addresses->add_option("--listen", flags.listen,
-                        "host:port to serve on; other hosts can reach it only with --tls-cert, "
-                        "--tls-key and --tls-ca, or --plaintext");
+                        "host:port to serve on; needs --tls-cert, --tls-key and --tls-ca, or "
+                        "--plaintext");
   addresses->require_option(1, 2);
   app.add_option("--tls-cert", flags.tls_cert,
                  "PEM file: what --listen shows the front end; read again when it changes");
@@ -30,7 +30,7 @@ ParsedFlags ParseFlags(int argc, const char* const* argv) {
   app.add_option("--tls-ca", flags.tls_ca,
                  "PEM file: by whom the certificate of the front end must be signed");
   app.add_flag("--plaintext", flags.plaintext,
-               "Let --listen be open to other hosts without encryption or authentication");
+               "Let --listen be open to whoever reaches it, without encryption or authentication");
   app.add_option("--health", flags.health,
                  "host:port that answers grpc.health.v1 alone, without TLS, for probes");
   app.add_option("--model", flags.model, "Diffusers directory of the model")->required();

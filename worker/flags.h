@@ -14,7 +14,7 @@ struct WorkerFlags {
   std::string tls_cert;  // PEM files of --listen; all or none.
   std::string tls_key;
   std::string tls_ca;
-  bool plaintext = false;  // --listen may be open to other hosts without TLS.
+  bool plaintext = false;  // --listen may be open without TLS.
   std::string health;
   std::string model;
   std::string device = "auto";

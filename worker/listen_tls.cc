@@ -15,13 +15,6 @@ namespace {
 
 constexpr absl::Duration kRefresh = absl::Seconds(10);
 
-bool IsThisHost(const std::string& address) {
-  for (const char* prefix : {"127.", "localhost:", "[::1]:"}) {
-    if (address.rfind(prefix, 0) == 0) return true;
-  }
-  return false;
-}
-
 absl::Status CheckFlags(const WorkerFlags& flags) {
   const bool tls = !flags.tls_cert.empty();
   if (tls != !flags.tls_key.empty() || tls != !flags.tls_ca.empty()) {
@@ -34,11 +27,12 @@ absl::Status CheckFlags(const WorkerFlags& flags) {
   if (tls && flags.plaintext) {
     return absl::InvalidArgumentError("--plaintext has no meaning with --tls-cert");
   }
-  if (!tls && !flags.listen.empty() && !flags.plaintext && !IsThisHost(flags.listen)) {
+  if (!tls && !flags.listen.empty() && !flags.plaintext) {
     return absl::InvalidArgumentError(
         absl::StrCat("--listen: ", flags.listen,
-                     " would be open to other hosts without encryption or authentication: add "
-                     "--tls-cert, --tls-key and --tls-ca, or say --plaintext"));
+                     " would be open to whoever reaches it, on this host every user, without "
+                     "encryption or authentication: add --tls-cert, --tls-key and --tls-ca, or say "
+                     "--plaintext"));
   }
   return absl::OkStatus();
 }

@@ -16,9 +16,9 @@ namespace patchflow {
 // listener.
 class ListenTls {
  public:
-  // INVALID_ARGUMENT for what is wrong with the flags of --listen, naming flag, file and reason: an
-  // address that other hosts reach without TLS and without --plaintext, flags that don't go
-  // together, files that cannot be used at `now` (see ReadTlsPair()).
+  // INVALID_ARGUMENT for what is wrong with the flags of --listen, naming flag, file and reason:
+  // neither TLS nor --plaintext, of loopback too, where any user of the host could command the
+  // worker; flags that don't go together; files that cannot be used at `now` (see ReadTlsPair()).
   static absl::StatusOr<std::unique_ptr<ListenTls>> Open(const WorkerFlags& flags, absl::Time now);
   virtual ~ListenTls() = default;
 

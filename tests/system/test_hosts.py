@@ -54,7 +54,7 @@ class Hosts:
     def _keep(self, i: int):
         while not self.ending.is_set():
             with open(self.log.name, "a") as log:
-                place = ["--listen", self.addresses[i], "--first-gpu", str(i)]
+                place = ["--listen", self.addresses[i], "--plaintext", "--first-gpu", str(i)]
                 self.processes[i] = subprocess.Popen([*self.command, *place], stderr=log)
             self.starts[i] += 1
             while self.processes[i].poll() is None and not self.ending.wait(0.02):

@@ -88,7 +88,7 @@ class RemoteGroup:
     def __init__(self, lists: list[str]):
         self.addresses = [f"127.0.0.1:{free_port()}" for _ in lists]
         flags = "--device cpu --ranks 1 --group-ranks 2 --threads 1 --layout pipefusion=2".split()
-        command = [BIN / "patchflow-worker", "--model", BUNDLED, *flags]
+        command = [BIN / "patchflow-worker", "--model", BUNDLED, "--plaintext", *flags]
         self.workers = [
             subprocess.Popen([*command, "--listen", address, "--warm-up", sizes], stderr=subprocess.PIPE, text=True)
             for address, sizes in zip(self.addresses, lists)

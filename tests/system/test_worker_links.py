@@ -148,7 +148,8 @@ def test_a_worker_keeps_its_pair_while_the_files_are_broken_and_then_takes_the_n
 
 
 @pytest.mark.parametrize("flags, says", [
-    (["--listen", "0.0.0.0:0"], "would be open to other hosts without encryption or authentication"),
+    (["--listen", "0.0.0.0:0"], "would be open to whoever reaches it"),
+    (["--listen", "127.0.0.1:0"], "on this host every user, without encryption or authentication"),
     (["--listen", "127.0.0.1:0", "--tls-cert", "w.crt"], "--tls-cert, --tls-key and --tls-ca go together"),
     (["--socket", "s", "--plaintext"], "--plaintext has no meaning without --listen"),
     (["--listen", "127.0.0.1:0", *["--tls-cert", "w", "--tls-key", "w", "--tls-ca", "w"]], "--tls-cert: w: cannot be read"),
