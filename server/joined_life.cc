@@ -100,6 +100,16 @@ std::optional<absl::Duration> JoinedLife::SinceBeat(size_t member) const {
   return pulse.beaten ? std::optional(absl::FromChrono(Clock::now() - pulse.last)) : std::nullopt;
 }
 
+std::vector<WorkerProcess*> JoinedLife::processes() {
+  std::vector<WorkerProcess*> all;
+  for (const Member& member : members_) {
+    if (member.process != nullptr) {
+      all.push_back(member.process.get());
+    }
+  }
+  return all;
+}
+
 void JoinedLife::Stop(absl::Duration grace) {
   for (Member& member : members_) {
     if (member.process != nullptr) {

@@ -59,6 +59,8 @@ class JoinedLife {
   // After Run().
   uint64_t epoch() const { return ownership_.epoch(); }
   WorkerProcess* process(size_t member) { return members_[member].process.get(); }
+  // Of those that are started here.
+  std::vector<WorkerProcess*> processes();
   // Since its last heartbeat; nothing without one.
   std::optional<absl::Duration> SinceBeat(size_t member) const;
   // All processes at once, each with `grace` to end by itself.

@@ -1,24 +1,24 @@
 #include "server/supervisor.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/log.h"
-#include "server/unreached.h"
 
 namespace patchflow {
 namespace {
 
-constexpr absl::Duration kTick = absl::Milliseconds(20);
+constexpr absl::Duration kLookAgain = absl::Milliseconds(20);  // At a worker of another host.
 constexpr absl::Duration kGrace = absl::Seconds(2);
-constexpr absl::Duration kOwnEnd = absl::Seconds(1);
 constexpr absl::Duration kMaxBackOff = absl::Minutes(1);
-// Between the end of a job and the heartbeat by which a worker says that it failed.
-constexpr absl::Duration kReason = absl::Milliseconds(300);
 constexpr absl::Duration kLookForResume = absl::Milliseconds(100);
-
-std::string Show(absl::Duration duration) { return absl::FormatDuration(duration); }
+// From SIGKILL until it is told that the worker is still there, and until another one starts.
+constexpr absl::Duration kSlowEnd = absl::Seconds(2);
+constexpr absl::Duration kOldWorker = absl::Minutes(1);
 
 // The command line of one of several processes of this host that share a group's ranks.
 std::vector<std::string> ShareCommand(const std::string& binary, const GroupConfig& group,
@@ -39,9 +39,10 @@ std::vector<std::string> ShareCommand(const std::string& binary, const GroupConf
   return command;
 }
 
-bool IsLoaded(const Pulse& pulse) {
-  return pulse.beaten && pulse.beat.state() != worker::v1::WORKER_STATE_LOADING &&
-         pulse.beat.state() != worker::v1::WORKER_STATE_WARMING;
+std::string IdsOf(const std::vector<std::shared_ptr<Generation>>& generations) {
+  return absl::StrJoin(generations, ",", [](std::string* ids, const auto& generation) {
+    ids->append(generation->spec().request_id);
+  });
 }
 
 }  // namespace
@@ -86,15 +87,45 @@ bool Supervisor::AwaitResume() {
   return true;
 }
 
+void Supervisor::Lose(const Loss& loss) {
+  Count(loss);
+  const std::string at_work = IdsOf(group_.AtWork());
+  group_.SetLost(loss.why, loss.kind);
+  LogError("worker lost", {{"group", group_.config().name},
+                           {"why", loss.why},
+                           {"failures_in_a_row", group_.failures()},
+                           {"request_ids", at_work},
+                           {"last_request_id", group_.last_request_id()}});
+}
+
+void Supervisor::AwaitEnds(const std::vector<WorkerProcess*>& processes) {
+  for (WorkerProcess* process : processes) {
+    process->Signal(SIGKILL);
+  }
+  const auto begin = Clock::now();
+  bool told = false;
+  for (WorkerProcess* process : processes) {
+    while (!process->Kill(absl::Milliseconds(20)) && !StoppedWithin(absl::ZeroDuration())) {
+      const auto waited = Clock::now() - begin;
+      if (waited > ToClock(kOldWorker)) {
+        LogError("a lost worker does not end: the next starts beside it",
+                 {{"group", group_.config().name}, {"pid", process->pid()}});
+        break;
+      }
+      if (!told && waited > ToClock(kSlowEnd)) {
+        told = true;
+        LogWarning("a lost worker does not end", {{"group", group_.config().name},
+                                                  {"pid", process->pid()},
+                                                  {"state", process->State()}});
+      }
+    }
+  }
+}
+
 void Supervisor::Run() {
   const Supervision& rules = options_.supervision;
   while (auto loss = RunOnce()) {
-    Count(*loss);
-    group_.SetLost(loss->why, loss->kind);
     const int failures = group_.failures();
-    LogError(
-        "worker lost",
-        {{"group", group_.config().name}, {"why", loss->why}, {"failures_in_a_row", failures}});
     if (loss->device) {
       LogError("a group is given up for its device",
                {{"group", group_.config().name}, {"why", loss->why}});
@@ -117,7 +148,7 @@ void Supervisor::Run() {
       pause = std::min(kMaxBackOff, rules.back_off * (1 << std::min(failures - 2, 20)));
     }
     if (!local_) {
-      pause = std::max(pause, kTick);
+      pause = std::max(pause, kLookAgain);
     }
     if (StoppedWithin(pause)) {
       return;
@@ -141,13 +172,16 @@ std::optional<Supervisor::Loss> Supervisor::RunOnce() {
         (loss->detail.device.has_value() || group_.state() == GroupState::kServing)) {
       Examine(*loss, nullptr, "");
     }
+    if (loss.has_value()) {
+      Lose(*loss);
+    }
     return loss;
   }
   const std::string socket = absl::StrCat(options_.socket, ".", ++lives_);
   auto process = WorkerProcess::Start(WorkerCommand(options_.binary, group_.config(), socket,
                                                     RulesOfThisLife(), options_.fault_orders));
   if (!process.ok()) {
-    return Loss{std::string(process.status().message())};
+    return NotStarted(process.status());
   }
   LogInfo("worker started", {{"group", group_.config().name}, {"pid", (*process)->pid()}});
   auto loss = WatchOver(absl::StrCat("unix:", socket), process->get());
@@ -155,8 +189,16 @@ std::optional<Supervisor::Loss> Supervisor::RunOnce() {
     (*process)->Stop(kGrace);
   } else {
     Examine(*loss, process->get(), RecorderFile(socket));
+    Lose(*loss);
+    AwaitEnds({process->get()});
   }
   std::remove(RecorderFile(socket).c_str());
+  return loss;
+}
+
+Supervisor::Loss Supervisor::NotStarted(const absl::Status& status) {
+  const Loss loss{std::string(status.message())};
+  Lose(loss);
   return loss;
 }
 
@@ -213,7 +255,7 @@ absl::StatusOr<std::vector<JoinedLife::Member>> Supervisor::StartMembers() {
 std::optional<Supervisor::Loss> Supervisor::RunJoined() {
   auto members = StartMembers();
   if (!members.ok()) {
-    return Loss{std::string(members.status().message())};
+    return NotStarted(members.status());
   }
   JoinedLife life({group_, options_.supervision, options_.connect, options_.owner, load_limits_,
                    lost_epoch_, [this](absl::Duration wait) { return StoppedWithin(wait); }},
@@ -236,177 +278,14 @@ std::optional<Supervisor::Loss> Supervisor::RunJoined() {
     Examine(loss, life.process(lost->member),
             local_ ? RecorderFile(SocketOf(static_cast<int>(lost->member))) : "");
   }
+  Lose(loss);
+  if (local_) {
+    AwaitEnds(life.processes());
+  }
   for (int i = 0; local_ && i < group_.config().members(); ++i) {
     std::remove(RecorderFile(SocketOf(i)).c_str());
   }
   return loss;
-}
-
-std::unique_ptr<WatchCall> Supervisor::StartWatch(WorkerClient& client) {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    pulse_.ended = false;
-  }
-  told_log_level_ = LogLevel();
-  return client.Watch(
-      options_.supervision.heartbeat_interval,
-      [this](const worker::v1::WatchResponse& beat) {
-        {
-          std::lock_guard<std::mutex> lock(mutex_);
-          LogBeat(group_.config().name, pulse_, beat, options_.supervision);
-          pulse_.beaten = true;
-          pulse_.last = Clock::now();
-          pulse_.beat = beat;
-        }
-        changed_.notify_all();
-        group_.Beat(beat);
-      },
-      [this](const absl::Status& /*status*/) {
-        {
-          std::lock_guard<std::mutex> lock(mutex_);
-          pulse_.ended = true;
-        }
-        changed_.notify_all();
-      });
-}
-
-std::optional<WorkerFault> Supervisor::Greet(const std::shared_ptr<WorkerClient>& client) {
-  auto info = client->Describe(options_.supervision.heartbeat_timeout);
-  if (!info.ok()) {
-    return WorkerFault{absl::StrCat("it does not describe itself: ", info.status().message()),
-                       LossKind::kFailed, false};
-  }
-  if (info->plan_digest().empty() || !info->has_model()) {
-    return WorkerFault{"it is ready but describes no model", LossKind::kFailed, false};
-  }
-  if (auto mismatch = MismatchOf(*info, group_.config())) {
-    return mismatch;
-  }
-  load_limits_.Record(*info);
-  LogInfo("group ready", {{"group", group_.config().name},
-                          {"layout", info->layout()},
-                          {"dtype", info->model().dtype()},
-                          {"device", info->model().device()},
-                          {"load_seconds", absl::ToDoubleSeconds(FromProto(info->load_time()))}});
-  group_.SetServing(client, *std::move(info));
-  return std::nullopt;
-}
-
-std::optional<WorkerFault> Supervisor::FindFault(const Pulse& pulse, Clock::time_point started,
-                                                 LoadProgress& progress,
-                                                 WorkerProcess* process) const {
-  if (auto failure = FailureOf(pulse)) {
-    return failure;
-  }
-  const bool serving = group_.state() == GroupState::kServing;
-  if (auto silence = SilenceOf(pulse, started, serving, process, options_.supervision)) {
-    return silence;
-  }
-  progress.See(pulse.beat.state());
-  if (auto late = progress.Lateness(load_limits_); late.has_value() && local_ && !serving) {
-    return late;
-  }
-  if (auto fault = FindFaultOfJob(pulse)) {
-    return fault;
-  }
-  if (pulse.ended && pulse.beaten) {
-    return WorkerFault{"its connection ended", LossKind::kHeartbeat};
-  }
-  return std::nullopt;
-}
-
-std::optional<WorkerFault> Supervisor::FindFaultOfJob(const Pulse& pulse) const {
-  const absl::Duration limit = options_.supervision.stall_timeout;
-  if (group_.state() == GroupState::kServing && group_.SilentFor() > limit) {
-    WorkerFault stalled{absl::StrCat("its job said nothing for ", Show(limit)), LossKind::kStalled,
-                        false};
-    stalled.detail.watchdog_phase = StalledPhaseOf(pulse.beat);
-    return stalled;
-  }
-  if (auto complaint = group_.complaint()) {
-    return WorkerFault{*complaint, LossKind::kJob};
-  }
-  return std::nullopt;
-}
-
-WorkerFault Supervisor::AwaitReason(WorkerFault fault, WorkerProcess* process) {
-  const auto until = Clock::now() + ToClock(kReason);
-  bool ended = false;
-  while (!ended) {
-    // Looked at first: what ends later has said all that it will say.
-    ended = Clock::now() >= until || StoppedWithin(absl::Milliseconds(2)) ||
-            (process != nullptr && process->Poll().has_value());
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (auto failure = FailureOf(pulse_)) {
-      failure->why = absl::StrCat(fault.why, "; ", failure->why);
-      return *std::move(failure);
-    }
-    ended = ended || pulse_.ended;
-  }
-  return fault;
-}
-
-std::optional<Supervisor::Loss> Supervisor::Conclude(const std::optional<WorkerFault>& fault,
-                                                     WorkerProcess* process) {
-  const bool wait = process != nullptr && fault.has_value() && fault->ends_itself;
-  const auto until = Clock::now() + ToClock(wait ? kOwnEnd : absl::ZeroDuration());
-  const FaultDetail detail = fault.has_value() ? fault->detail : FaultDetail();
-  do {
-    if (auto end = process == nullptr ? std::nullopt : process->Poll()) {
-      const bool said_so = fault.has_value() && fault->kind == LossKind::kFailed;
-      return Loss{absl::StrCat("its process ended with ", end->text,
-                               fault.has_value() ? absl::StrCat("; ", fault->why) : ""),
-                  said_so ? LossKind::kFailed : LossKind::kProcessEnded, false, false, detail};
-    }
-  } while (Clock::now() < until && !StoppedWithin(absl::Milliseconds(2)));
-  return fault.has_value() ? std::optional(Loss{fault->why, fault->kind, false, false, detail})
-                           : std::nullopt;
-}
-
-std::optional<Supervisor::Loss> Supervisor::WatchOver(const std::string& address,
-                                                      WorkerProcess* process) {
-  const auto started = Clock::now();
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    pulse_ = Pulse{};
-  }
-  std::shared_ptr<WorkerClient> client = options_.connect(address);
-  auto watch = StartWatch(*client);
-  bool greeted = false;
-  LoadProgress progress(started);
-  Unreached unreached;
-  while (true) {
-    Pulse pulse;
-    {
-      std::unique_lock<std::mutex> lock(mutex_);
-      if (stopping_) {
-        return std::nullopt;
-      }
-      pulse = pulse_;
-    }
-    auto fault = FindFault(pulse, started, progress, process);
-    if (!fault.has_value() && !greeted && IsLoaded(pulse)) {
-      greeted = true;
-      fault = Greet(client);
-    }
-    if (fault.has_value() && fault->kind == LossKind::kJob) {
-      fault = AwaitReason(*std::move(fault), process);
-    }
-    if (auto loss = Conclude(fault, process)) {
-      return loss;
-    }
-    if (!local_ && !pulse.beaten) {
-      unreached.Look(group_, *client, address);
-    }
-    if ((pulse.ended && !pulse.beaten) || told_log_level_ != LogLevel()) {
-      watch = nullptr;
-      watch = StartWatch(*client);
-    }
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait_for(lock, ToClock(kTick), [&] {
-      return stopping_ || pulse_.last != pulse.last || pulse_.ended != pulse.ended;
-    });
-  }
 }
 
 }  // namespace patchflow

@@ -63,12 +63,18 @@ class Supervisor {
   };
 
   void Run();
+  // Out of service at once, however long its process takes to end.
+  void Lose(const Loss& loss);
+  Loss NotStarted(const absl::Status& status);
+  // Of processes that are killed: until they have ended, so that the next ones find the devices
+  // free; bounded.
+  void AwaitEnds(const std::vector<WorkerProcess*>& processes);
   // With the time to load that was learned, which the worker itself watches too.
   Supervision RulesOfThisLife() const;
   void Count(const Loss& loss);
   // Whether it was, before it was stopped.
   bool AwaitResume();
-  // One life of a worker, until it is lost; nothing if it was stopped on request.
+  // One life of a worker, until it is lost and has ended; nothing if it was stopped on request.
   std::optional<Loss> RunOnce();
   // The same of several.
   std::optional<Loss> RunJoined();

@@ -30,6 +30,7 @@ class Heart {
     beat.set_state(failed    ? worker::v1::WORKER_STATE_FAILED
                    : loading ? worker::v1::WORKER_STATE_LOADING
                    : warming ? worker::v1::WORKER_STATE_WARMING
+                   : busy    ? worker::v1::WORKER_STATE_BUSY
                              : worker::v1::WORKER_STATE_READY);
     if (failed) {
       beat.set_failure("rank 1 threw");
@@ -56,6 +57,7 @@ class Heart {
   std::atomic<bool> failed = false;
   std::atomic<bool> loading = false;
   std::atomic<bool> warming = false;
+  std::atomic<bool> busy = false;
   std::atomic<int> batch_size = 0;  // What it describes.
 
  private:

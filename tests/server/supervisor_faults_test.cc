@@ -2,6 +2,10 @@
 // ready.
 #include "server/supervisor.h"
 
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "tests/server/supervised.h"
@@ -98,6 +102,77 @@ TEST_F(RemoteSupervisorTest, CountsPassedLimitsAndErrorsOfNccl) {
   ASSERT_TRUE(Is(GroupState::kServing));
   const FaultCounts faults = remote_.faults();
   EXPECT_EQ(faults.watchdog_trips.at("decode") * 2, faults.nccl_errors);
+}
+
+// Holds a process that is killed on its way out, as a driver that hangs does, for as long as this
+// lives. From a process of its own, so that nobody else waits for what it traces.
+class HeldExit {
+ public:
+  explicit HeldExit(pid_t pid) {
+    int ready[2];
+    EXPECT_EQ(pipe(ready), 0);
+    tracer_ = fork();
+    if (tracer_ == 0) {
+      const bool held = ptrace(PTRACE_SEIZE, pid, nullptr, PTRACE_O_TRACEEXIT) == 0;
+      const char told = held ? 'y' : 'n';
+      _exit(write(ready[1], &told, 1) == 1 && held ? pause() : 1);
+    }
+    char told = 0;
+    holds_ = read(ready[0], &told, 1) == 1 && told == 'y';
+    close(ready[0]);
+    close(ready[1]);
+  }
+  ~HeldExit() {
+    kill(tracer_, SIGKILL);
+    waitpid(tracer_, nullptr, 0);
+  }
+  bool holds() const { return holds_; }
+
+ private:
+  pid_t tracer_ = -1;
+  bool holds_ = false;
+};
+
+TEST_F(SupervisorTest, IsOutOfServiceBeforeALostWorkerHasEndedAndStartsNoneBesideIt) {
+  Supervise();
+  ASSERT_TRUE(Serves());
+  auto held = std::make_unique<HeldExit>(Pids().at(0));
+  ASSERT_TRUE(held->holds()) << "may not trace processes here";
+  const auto lost = Clock::now();
+  heart_.failed = true;
+  ASSERT_TRUE(Eventually([&] { return group_.state() == GroupState::kRecovering; }));
+  EXPECT_LT(Clock::now() - lost, std::chrono::seconds(2));
+  EXPECT_EQ(kill(Pids().at(0), 0), 0) << "it has ended";
+  heart_.failed = false;
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_EQ(Pids().size(), 1U) << "its devices may not be free yet";
+  held = nullptr;
+  EXPECT_TRUE(Starts(2));
+  EXPECT_TRUE(Serves());
+}
+
+TEST_F(SupervisorTest, AWorkerThatDoesNotEndHoldsUpNoStop) {
+  Supervise();
+  ASSERT_TRUE(Serves());
+  HeldExit held(Pids().at(0));
+  ASSERT_TRUE(held.holds()) << "may not trace processes here";
+  heart_.failed = true;
+  ASSERT_TRUE(Eventually([&] { return group_.state() == GroupState::kRecovering; }));
+  const auto stopped = Clock::now();
+  group_.Stop();
+  supervisor_.reset();
+  EXPECT_LT(Clock::now() - stopped, std::chrono::seconds(5));
+}
+
+TEST_F(RemoteSupervisorTest, AWorkerThatIsBusyWithWhatIsNotOursServesOnceItIsReady) {
+  ASSERT_TRUE(Is(GroupState::kServing));
+  heart_.busy = true;
+  remote_.Complain(remote_.WaitServing()->epoch, "took no job");
+  ASSERT_TRUE(Is(GroupState::kRecovering));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_EQ(remote_.state(), GroupState::kRecovering);
+  heart_.busy = false;
+  EXPECT_TRUE(Is(GroupState::kServing));
 }
 
 TEST_F(SupervisorTest, FindsAWorkerThatIsStoppedWhileItLoads) {
