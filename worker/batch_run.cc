@@ -73,11 +73,12 @@ struct MadeImage {
 // which the last copy waits, or, deferred, by whoever asks what came of it.
 using Delivery = std::shared_future<absl::Status>;
 
-Delivery Deliver(Encoder& encoder, std::vector<MadeImage> images, JobEvents& events,
+Delivery Deliver(Encoder& encoder, std::vector<MadeImage> images, const BatchCall& call,
                  std::launch when) {
-  return std::async(when, [&encoder, images = std::move(images), &events]() mutable {
+  return std::async(when, [&encoder, images = std::move(images), &events = *call.events,
+                           id = call.job.request_id]() mutable {
     for (MadeImage& image : images) {
-      absl::Status status = encoder.Begin(image.asked, std::move(image.made), events)->Wait();
+      absl::Status status = encoder.Begin(image.asked, std::move(image.made), events, id)->Wait();
       if (!status.ok()) return status;
     }
     return absl::OkStatus();
@@ -146,8 +147,8 @@ PreviewRequest BatchRun::PreviewOf(const Row& row) {
   preview.show = nullptr;
   if (preview.every_steps > 0) {
     if (!previewer_.has_value()) previewer_.emplace();
-    preview.show =
-        previewer_->Of(row.events(), row.image->index, MarkOf(row.image->encode.metadata));
+    preview.show = previewer_->Of(row.events(), row.image->index,
+                                  MarkOf(row.image->encode.metadata), row.of->call->job.request_id);
   }
   return preview;
 }
@@ -188,11 +189,10 @@ bool BatchRun::DeliverTo(Standing& standing, std::vector<MadeImage> images, std:
     if (!standing.status.ok()) return false;
   }
   if (const auto await_earlier = std::exchange(await_earlier_, nullptr)) await_earlier();
-  JobEvents& events = *standing.call->events;
   for (const MadeImage& image : images) {
-    events.OnPhase(image.asked.index, JobPhase::kEncode, image.asked.request.steps);
+    standing.call->events->OnPhase(image.asked.index, JobPhase::kEncode, image.asked.request.steps);
   }
-  standing.delivery = Deliver(encoder_, std::move(images), events, when);
+  standing.delivery = Deliver(encoder_, std::move(images), *standing.call, when);
   return true;
 }
 

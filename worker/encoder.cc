@@ -39,10 +39,11 @@ absl::StatusOr<FinishedImage> Encode(const JobImage& asked, Generated made) {
   return image;
 }
 
-void LogImage(const FinishedImage& image) {
+void LogImage(const std::string& request_id, const FinishedImage& image) {
   if (!Logs(LogLevel::kDebug)) return;
   Log(LogLevel::kDebug, "image made",
-      {{"index", image.index},
+      {{"request_id", request_id},
+       {"index", image.index},
        {"width_px", image.width_px},
        {"height_px", image.height_px},
        {"bytes", image.bytes.size()},
@@ -59,6 +60,7 @@ void LogImage(const FinishedImage& image) {
 struct Encoder::Encoding::Shared {
   JobImage asked;
   JobEvents* events = nullptr;
+  std::string request_id;
   std::function<void()> before;
 
   std::mutex mutex;
@@ -81,7 +83,7 @@ struct Encoder::Encoding::Shared {
       changed.notify_all();
     }
     const absl::Status status = image.status();
-    if (status.ok()) LogImage(*image);
+    if (status.ok()) LogImage(request_id, *image);
     if (status.ok()) events->OnImage(*std::move(image));
     const std::lock_guard lock(mutex);
     result = status;
@@ -116,7 +118,7 @@ absl::Status Encoder::Encoding::Wait() {
 }
 
 std::unique_ptr<Encoder::Encoding> Encoder::Begin(const JobImage& asked, Generated made,
-                                                  JobEvents& events) {
+                                                  JobEvents& events, std::string request_id) {
   const Key key(made.image->width_px, made.image->height_px, asked.encode.format);
   auto encoding = std::make_unique<Encoding>();
   {
@@ -131,6 +133,7 @@ std::unique_ptr<Encoder::Encoding> Encoder::Begin(const JobImage& asked, Generat
   encoding->shared_ = std::make_shared<Encoding::Shared>();
   encoding->shared_->asked = asked;
   encoding->shared_->events = &events;
+  encoding->shared_->request_id = std::move(request_id);
   encoding->shared_->before = options_.before;
   encoding->thread_ = std::thread([shared = encoding->shared_, made = std::move(made)]() mutable {
     shared->Run(std::move(made));

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <tuple>
 
@@ -44,8 +45,9 @@ class Encoder {
     std::function<void(absl::Duration)> record_;
     absl::Duration limit_;
   };
-  // `events` must outlive the encoding.
-  std::unique_ptr<Encoding> Begin(const JobImage& asked, Generated made, JobEvents& events);
+  // `events` must outlive the encoding; `request_id`: for logs.
+  std::unique_ptr<Encoding> Begin(const JobImage& asked, Generated made, JobEvents& events,
+                                  std::string request_id = {});
 
  private:
   using Key = std::tuple<int, int, ImageFormat>;

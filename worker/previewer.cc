@@ -33,6 +33,7 @@ struct Previewer::State {
     JobEvents* events;
     int image_index;
     Metadata metadata;
+    std::string request_id;
   };
   struct Preview {
     std::shared_ptr<const Target> target;
@@ -86,7 +87,10 @@ struct Previewer::State {
       preview.draw = nullptr;
       old.clear();
       if (!file.ok()) {
-        Log(LogLevel::kWarning, "no preview", {{"why", file.status().ToString()}});
+        Log(LogLevel::kWarning, "no preview",
+            {{"request_id", preview.target->request_id},
+             {"index", preview.target->image_index},
+             {"why", file.status().ToString()}});
       }
       lock.lock();
       drawing = false;
@@ -127,9 +131,9 @@ Previewer::~Previewer() {
 }
 
 std::function<void(int, DrawPreview)> Previewer::Of(JobEvents& events, int image_index,
-                                                    Metadata metadata) {
+                                                    Metadata metadata, std::string request_id) {
   const auto target = std::make_shared<const State::Target>(
-      State::Target{&events, image_index, std::move(metadata)});
+      State::Target{&events, image_index, std::move(metadata), std::move(request_id)});
   const std::lock_guard lock(state_->mutex);
   return [state = state_, target, turn = state_->turn](int steps_done, DrawPreview draw) {
     state->Take(turn, {target, steps_done, std::move(draw)});

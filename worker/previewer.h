@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <thread>
 
 #include "engine/image/metadata.h"
@@ -23,10 +24,11 @@ class Previewer {
   Previewer& operator=(const Previewer&) = delete;
 
   // What a request shows its previews to, for an image of the pass that is being made, which is
-  // told `events`; `metadata`: of every preview. May be called, and kept, for ever: after Finish()
-  // it does nothing, and `events` may go.
+  // told `events`; `metadata`: of every preview; `request_id`: for logs. May be called, and kept,
+  // for ever: after Finish() it does nothing, and `events` may go.
   std::function<void(int steps_done, DrawPreview draw)> Of(JobEvents& events, int image_index,
-                                                           Metadata metadata = {});
+                                                           Metadata metadata = {},
+                                                           std::string request_id = {});
 
   // Ends the pass. Returns when the newest preview of each image was handed to its OnPreview(), as
   // it mostly was while the images were decoded, but after a second at the latest; what is not

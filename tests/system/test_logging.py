@@ -70,6 +70,7 @@ def test_no_prompt_is_in_the_log_at_its_lowest_level(tmp_path):
     debug = messages(log, "debug")
     assert {"worker is", "image made", "job begins", "job goes to group"} <= debug, debug
     image = next(line for line in lines(log) if line["msg"] == "image made")
+    assert re.fullmatch(r"\S{8,}", image["request_id"])
     assert image["steps"] == 2 and image["denoise_seconds"] > 0 and image["width_px"] == 64
     written = log + "".join(box.read_text() for box in (tmp_path / "boxes").iterdir())
     assert "qzx" not in written, re.search(r".*qzx.*", written)[0]

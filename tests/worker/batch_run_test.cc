@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "tests/worker/fake_group.h"
+#include "worker/log.h"
 
 namespace patchflow {
 namespace {
@@ -19,6 +20,7 @@ namespace {
 using std::chrono::milliseconds;
 using testing::Each;
 using testing::ElementsAre;
+using testing::HasSubstr;
 
 class Recorder final : public JobEvents {
  public:
@@ -199,6 +201,30 @@ TEST_F(BatchRunTest, EachIsShownItsOwnPreviews) {
   EXPECT_TRUE(Told(0).previews.empty());
   EXPECT_THAT(Told(1).previews, ElementsAre(std::pair(0, 20)));
   EXPECT_THAT(Told(2).previews, ElementsAre(std::pair(0, 30), std::pair(1, 31)));
+}
+
+TEST_F(BatchRunTest, TheLogTellsWhoseImagesAndPreviewsItSpeaksOf) {
+  Start({.after = [](const ImageRequest& request, Generated& made) {
+    if (!made.image.has_value()) return;  // Rank 0 shows.
+    for (const BatchedImage& image : request.beside) {
+      image.preview.show(1, []() -> Image { throw std::runtime_error("torn"); });
+    }
+  }});
+  Call({10});
+  Call({20});
+  callers_[0]->call.job.request_id = "first";
+  callers_[1]->call.job.request_id = "second";
+  callers_[1]->call.job.images[0].request.preview.every_steps = 1;
+  const std::string before = LogLevelName();
+  testing::internal::CaptureStderr();
+  SetLogLevel("debug");
+  EXPECT_THAT(Run(2), Each(IsOk()));
+  FlushLog();
+  SetLogLevel(before);
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(log, HasSubstr(R"("msg":"image made","request_id":"first","index":0)"));
+  EXPECT_THAT(log, HasSubstr(R"("msg":"image made","request_id":"second","index":0)"));
+  EXPECT_THAT(log, HasSubstr(R"("msg":"no preview","request_id":"second","index":0,"why":)"));
 }
 
 TEST_F(BatchRunTest, ACallThatIsGivenUpDisturbsNobody) {
