@@ -1,5 +1,6 @@
 #include "server/black_box.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,6 +30,7 @@ constexpr char kPrefix[] = "black-box-";
 constexpr size_t kMaxRecorderBytes = 512 << 10;
 constexpr absl::string_view kBlanks = " \n";
 constexpr int kDirectoryBits = 0700;
+constexpr int kFileBits = 0600;  // From its first moment on, since the directory may be anybody's.
 
 std::string ReadSome(const std::string& path, size_t limit) {
   std::ifstream file(path, std::ios::binary);
@@ -160,9 +162,14 @@ ordered_json BoxOf(const Group& group, const BlackBoxes::Death& death, absl::Tim
 bool WriteFile(const std::string& path, const std::string& text) {
   const std::string temporary = path + ".part";
   std::error_code error;
+  fs::remove(temporary, error);
+  const int made = open(temporary.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, kFileBits);
+  if (made < 0) {
+    return false;
+  }
+  close(made);
   {
     std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-    fs::permissions(temporary, fs::perms::owner_read | fs::perms::owner_write, error);
     file << text << '\n';
     file.flush();
     if (!file) {
