@@ -3,12 +3,15 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/caller.h"
 #include "server/errors.h"
 #include "server/log.h"
 #include "server/status.h"
 
 namespace patchflow {
 namespace {
+
+constexpr size_t kMaxNoted = 1024;  // Bytes of what a caller names, in the audit log.
 
 grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const char* method,
                                  const absl::Status& status = absl::OkStatus()) {
@@ -20,7 +23,23 @@ grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const cha
 
 }  // namespace
 
-AdminService::AdminService(AdminActions actions) : actions_(std::move(actions)) {}
+AdminService::AdminService(AdminActions actions, AuditLog& audit)
+    : actions_(std::move(actions)), audit_(audit) {}
+
+grpc::ServerUnaryReactor* AdminService::AnswerChange(Context* context, const char* method,
+                                                     const Change& change,
+                                                     const absl::Status& status) {
+  const Shown shown = ShownBy(*context);
+  audit_.Admin({{"method", method},
+                {"identity", shown.certificate_name},
+                {"peer", shown.peer},
+                {"level", CutText(change.level, kMaxNoted)},
+                {"model", CutText(change.model, kMaxNoted)},
+                {"folder", CutText(change.folder, kMaxNoted)},
+                {"code", absl::StatusCodeToString(status.code())},
+                {"reason", ReasonOf(status)}});
+  return Answer(context, method, status);
+}
 
 grpc::ServerUnaryReactor* AdminService::GetStatus(Context* context,
                                                   const admin::v1::GetStatusRequest* /*request*/,
@@ -40,13 +59,13 @@ grpc::ServerUnaryReactor* AdminService::Drain(Context* context,
                                               const admin::v1::DrainRequest* /*request*/,
                                               admin::v1::DrainResponse* response) {
   *response = actions_.drain();
-  return Answer(context, "Drain");
+  return AnswerChange(context, "Drain", {}, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* AdminService::Resume(Context* context,
                                                const admin::v1::ResumeRequest* /*request*/,
                                                admin::v1::ResumeResponse* /*response*/) {
-  return Answer(context, "Resume", actions_.resume());
+  return AnswerChange(context, "Resume", {}, actions_.resume());
 }
 
 grpc::ServerUnaryReactor* AdminService::SetLogLevel(Context* context,
@@ -59,7 +78,7 @@ grpc::ServerUnaryReactor* AdminService::SetLogLevel(Context* context,
                          {{"level", absl::StrCat("'", CutText(request->level(), 32),
                                                  "' is none of debug, info, warning, error")}});
   }
-  return Answer(context, "SetLogLevel", status);
+  return AnswerChange(context, "SetLogLevel", {.level = request->level()}, status);
 }
 
 grpc::ServerUnaryReactor* AdminService::LoadModel(Context* context,
@@ -69,7 +88,8 @@ grpc::ServerUnaryReactor* AdminService::LoadModel(Context* context,
   if (load.ok()) {
     *response->mutable_load() = *std::move(load);
   }
-  return Answer(context, "LoadModel", load.status());
+  return AnswerChange(context, "LoadModel",
+                      {.model = request->model(), .folder = request->folder()}, load.status());
 }
 
 }  // namespace patchflow

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "patchflow/admin/v1/admin.grpc.pb.h"
+#include "server/audit.h"
 
 namespace patchflow {
 
@@ -25,7 +26,8 @@ struct AdminActions {
 
 class AdminService final : public admin::v1::AdminService::CallbackService {
  public:
-  explicit AdminService(AdminActions actions);
+  // `audit`, which outlives it, is told of each call that is to change something.
+  AdminService(AdminActions actions, AuditLog& audit);
 
   using Context = grpc::CallbackServerContext;
 
@@ -45,7 +47,17 @@ class AdminService final : public admin::v1::AdminService::CallbackService {
                                       admin::v1::LoadModelResponse* response) override;
 
  private:
+  // What a call is to change; empty where it is nothing of the kind.
+  struct Change {
+    std::string level = {};
+    std::string model = {};
+    std::string folder = {};
+  };
+  grpc::ServerUnaryReactor* AnswerChange(Context* context, const char* method, const Change& change,
+                                         const absl::Status& status);
+
   const AdminActions actions_;
+  AuditLog& audit_;
 };
 
 }  // namespace patchflow

@@ -94,8 +94,8 @@ class FileAudit final : public AuditLog {
   }
   bool on() const override { return true; }
   void Write(const char* event, std::initializer_list<LogField> fields) override {
-    const bool call = event == std::string_view("call");
-    if (!writer_.Add(JsonLine({{"event", event}}, fields), call ? kForGenerations : 0)) {
+    const bool generation = event == std::string_view("generation");
+    if (!writer_.Add(JsonLine({{"event", event}}, fields), generation ? 0 : kForGenerations)) {
       sink_->Lose();
     }
   }

@@ -7,9 +7,12 @@
 //    "width": ..., "height": ..., "steps": ..., "count": ..., "images": ..., "attempts": ...,
 //    "queue_seconds": ..., "run_seconds": ..., "device_seconds": ..., "image_bytes": ...}
 //
+//   {"time": ..., "event": "admin", "method": ..., "identity": ..., "peer": ..., "level": ...,
+//    "model": ..., "folder": ..., "code": "OK", "reason": ""}
 //   {"time": ..., "event": "lost", "lines": ...}
 //
-// Every call has one line, every accepted generation one; prompts are in none.
+// Every call has one line, every accepted generation one, every call of the admin service that is
+// to change something one; prompts are in none.
 //
 // A disk that is slow or full never makes a call wait. While a line waits for longer than
 // `audit.max_delay`, the server takes nothing new (see Ready()), and what it has taken goes on: its
@@ -39,6 +42,8 @@ class AuditLog {
   virtual ~AuditLog() = default;
 
   void Call(std::initializer_list<LogField> fields) { Write("call", fields); }
+  // Of the admin service.
+  void Admin(std::initializer_list<LogField> fields) { Write("admin", fields); }
   // `generation` has ended.
   void Ended(const Generation& generation);
 

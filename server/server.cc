@@ -49,7 +49,7 @@ Server::Parts::Parts(const ServerConfig& config, std::unique_ptr<AuditLog> audit
              CallServices{*timer, metrics, *audit, config.limits.slow_client_timeout}),
       health(&guard),
       probes(nullptr),
-      admin(std::move(actions)) {}
+      admin(std::move(actions), *audit) {}
 
 Server::Server(const ServerConfig& config, std::unique_ptr<AuditLog> audit,
                std::unique_ptr<Store> store, TraceExporter::Send send_traces)

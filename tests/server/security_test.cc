@@ -4,6 +4,10 @@
 #include <grpcpp/security/credentials.h>
 #include <gtest/gtest.h>
 
+#include <array>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "patchflow/admin/v1/admin.grpc.pb.h"
 #include "server/log.h"
@@ -264,6 +268,7 @@ class AdminTest : public ::testing::Test {
   AdminTest() {
     ServerConfig config;
     config.admin = "127.0.0.1:0";
+    config.audit.file = folder_.path("audit.jsonl");
     running_ = std::make_unique<RunningServer>(config);
     EXPECT_TRUE(running_->Ready());
     stub_ = admin::v1::AdminService::NewStub(grpc::CreateChannel(
@@ -285,6 +290,18 @@ class AdminTest : public ::testing::Test {
     return response;
   }
 
+  // Ends the server.
+  std::vector<nlohmann::json> Audited() {
+    running_.reset();
+    std::ifstream file(folder_.path("audit.jsonl"));
+    std::vector<nlohmann::json> lines;
+    for (std::string line; std::getline(file, line);) {
+      lines.push_back(nlohmann::json::parse(line));
+    }
+    return lines;
+  }
+
+  ScratchFolder folder_;
   std::unique_ptr<RunningServer> running_;
   std::unique_ptr<admin::v1::AdminService::Stub> stub_;
   using Stub = admin::v1::AdminService::Stub;
@@ -326,6 +343,50 @@ TEST_F(AdminTest, SetsTheLogLevel) {
   EXPECT_EQ(ReasonOf(status), "INVALID_REQUEST");
   EXPECT_EQ(LogLevel(), "debug");
   SetLogLevel(before);
+}
+
+TEST_F(AdminTest, WritesWhatItChangesIntoTheAuditLog) {
+  const std::string before = LogLevel();
+  Call(&Stub::GetStatus, admin::v1::GetStatusRequest());
+  Call(&Stub::ListWorkers, admin::v1::ListWorkersRequest());
+  Call(&Stub::Drain, admin::v1::DrainRequest());
+  Call(&Stub::Resume, admin::v1::ResumeRequest());
+  absl::Status refused;
+  admin::v1::SetLogLevelRequest level;
+  level.set_level(before);
+  Call(&Stub::SetLogLevel, level);
+  level.set_level("loud");
+  Call(&Stub::SetLogLevel, level, &refused);
+  admin::v1::LoadModelRequest load;
+  load.set_model("shapes");
+  load.set_folder("/weights/" + std::string(5000, 'x'));
+  Call(&Stub::LoadModel, load, &refused);
+  std::vector<nlohmann::json> lines;
+  for (const auto& line : Audited()) {
+    if (line["event"] != "call") {
+      EXPECT_EQ(line["event"], "admin");
+      EXPECT_EQ(line["identity"], "");
+      EXPECT_EQ(line["peer"].get<std::string>().rfind("ipv4:127.0.0.1:", 0), 0U) << line;
+      lines.push_back(line);
+    }
+  }
+  const std::vector<std::array<std::string, 4>> expected = {
+      {"Drain", "OK", "", ""},
+      {"Resume", "OK", "", ""},
+      {"SetLogLevel", "OK", before, ""},
+      {"SetLogLevel", "INVALID_ARGUMENT", "loud", ""},
+      {"LoadModel", absl::StatusCodeToString(refused.code()), "", "shapes"}};
+  ASSERT_EQ(lines.size(), expected.size()) << "what only asks is not in it";
+  for (size_t i = 0; i < lines.size(); ++i) {
+    EXPECT_EQ((std::array<std::string, 4>{lines[i]["method"], lines[i]["code"], lines[i]["level"],
+                                          lines[i]["model"]}),
+              expected[i]);
+  }
+  EXPECT_EQ(lines[3]["reason"], "INVALID_REQUEST");
+  EXPECT_FALSE(refused.ok());
+  EXPECT_EQ(lines[4]["reason"], ReasonOf(refused));
+  EXPECT_EQ(lines[4]["folder"].get<std::string>().rfind("/weights/xxx", 0), 0U);
+  EXPECT_LT(lines[4]["folder"].get<std::string>().size(), 1100U);
 }
 
 TEST_F(AdminTest, IsNotOnThePublicListener) {
