@@ -20,7 +20,6 @@ constexpr auto kXmpName = "http://ns.adobe.com/xap/1.0/\0"sv;
 constexpr auto kStart = "\xFF\xD8"sv;
 constexpr uint8_t kApp1 = 0xE1;
 constexpr uint8_t kStartOfScan = 0xDA;
-constexpr uint64_t kMaxPixels = uint64_t{1} << 28;
 
 struct ErrorJump {
   jpeg_error_mgr manager;
@@ -90,16 +89,16 @@ absl::StatusOr<std::string_view> JpegXmp(std::string_view file) {
   return absl::InvalidArgumentError("it is cut off");
 }
 
-absl::StatusOr<RgbPixels> DecodeJpeg(std::string_view file) {
+absl::StatusOr<RgbPixels> DecodeJpeg(std::string_view file, uint64_t max_pixels) {
   ErrorJump error{};
   RgbPixels pixels;
   const auto failed = [&error] {
     return absl::InvalidArgumentError(absl::StrCat("it can't be decoded: ", error.message));
   };
   if (!Decompress(file, error, pixels.width, pixels.height, nullptr)) return failed();
-  if (uint64_t{pixels.width} * pixels.height > kMaxPixels) {
+  if (uint64_t{pixels.width} * pixels.height > max_pixels) {
     return absl::InvalidArgumentError(absl::StrCat("it has ", pixels.width, "x", pixels.height,
-                                                   " pixels, more than ", kMaxPixels));
+                                                   " pixels, more than ", max_pixels));
   }
   pixels.bytes.resize(size_t{3} * pixels.width * pixels.height);
   if (!Decompress(file, error, pixels.width, pixels.height, pixels.bytes.data())) return failed();

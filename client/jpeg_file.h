@@ -12,7 +12,7 @@ namespace patchflow {
 // its pixels.
 absl::StatusOr<std::string_view> JpegXmp(std::string_view file);
 
-// INVALID_ARGUMENT for what can't be decoded and for more than 2^28 pixels.
-absl::StatusOr<RgbPixels> DecodeJpeg(std::string_view file);
+// INVALID_ARGUMENT for what can't be decoded and for more pixels than `max_pixels`.
+absl::StatusOr<RgbPixels> DecodeJpeg(std::string_view file, uint64_t max_pixels = kMaxPixels);
 
 }  // namespace patchflow

@@ -36,11 +36,12 @@ absl::StatusOr<std::map<std::string, std::string>> PictureTexts(std::string_view
   return XmpTexts(*packet);
 }
 
-absl::StatusOr<RgbPixels> DecodePicture(std::string_view file) {
+absl::StatusOr<RgbPixels> DecodePicture(std::string_view file, uint64_t max_pixels) {
   const auto format = FormatOfFile(file);
   if (!format.ok()) return format.status();
-  if (*format == v1::IMAGE_FORMAT_PNG) return DecodePng(file);
-  return *format == v1::IMAGE_FORMAT_JPEG ? DecodeJpeg(file) : DecodeWebp(file);
+  if (*format == v1::IMAGE_FORMAT_PNG) return DecodePng(file, max_pixels);
+  return *format == v1::IMAGE_FORMAT_JPEG ? DecodeJpeg(file, max_pixels)
+                                          : DecodeWebp(file, max_pixels);
 }
 
 }  // namespace patchflow

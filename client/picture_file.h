@@ -20,7 +20,7 @@ absl::StatusOr<v1::ImageFormat> FormatOfFile(std::string_view file);
 // its pixels.
 absl::StatusOr<std::map<std::string, std::string>> PictureTexts(std::string_view file);
 
-// INVALID_ARGUMENT for what can't be decoded and for more than 2^28 pixels.
-absl::StatusOr<RgbPixels> DecodePicture(std::string_view file);
+// INVALID_ARGUMENT for what can't be decoded and for more pixels than `max_pixels`.
+absl::StatusOr<RgbPixels> DecodePicture(std::string_view file, uint64_t max_pixels = kMaxPixels);
 
 }  // namespace patchflow

@@ -15,7 +15,6 @@ using std::literals::string_view_literals::operator""sv;
 
 constexpr auto kSignature = "\x89PNG\r\n\x1A\n"sv;
 constexpr size_t kChunkOverhead = 12;  // Length, type, CRC.
-constexpr uint64_t kMaxPixels = uint64_t{1} << 28;
 
 uint32_t BigEndian(std::string_view bytes) {
   uint32_t value = 0;
@@ -47,36 +46,67 @@ std::optional<std::pair<std::string, std::string>> LatinText(std::string_view da
   return std::pair(std::string(*keyword), std::string(data));
 }
 
-}  // namespace
+struct Chunk {
+  std::string_view whole;
+  std::string_view type;
+  std::string_view data;
 
-absl::StatusOr<std::map<std::string, std::string>> PngTexts(std::string_view file) {
+  bool undamaged() const {
+    const auto crc =
+        crc32_z(0, reinterpret_cast<const unsigned char*>(type.data()), type.size() + data.size());
+    return static_cast<uint32_t>(crc) == BigEndian(whole.substr(whole.size() - 4));
+  }
+};
+
+absl::Status TakeSignature(std::string_view& file) {
   if (file.substr(0, kSignature.size()) != kSignature) {
     return absl::InvalidArgumentError("it is no PNG file");
   }
   file.remove_prefix(kSignature.size());
-  std::map<std::string, std::string> texts;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Chunk> TakeChunk(std::string_view& file) {
+  if (file.size() < kChunkOverhead || file.size() - kChunkOverhead < BigEndian(file)) {
+    return absl::InvalidArgumentError("it is cut off");
+  }
+  const size_t bytes = BigEndian(file);
+  const Chunk chunk{file.substr(0, kChunkOverhead + bytes), file.substr(4, 4),
+                    file.substr(8, bytes)};
+  file.remove_prefix(chunk.whole.size());
+  return chunk;
+}
+
+// Whether every chunk is as long as it says: libpng takes so much memory before it looks.
+absl::Status CheckLengths(std::string_view file) {
+  if (absl::Status status = TakeSignature(file); !status.ok()) return status;
   while (true) {
-    if (file.size() < kChunkOverhead || file.size() - kChunkOverhead < BigEndian(file)) {
-      return absl::InvalidArgumentError("it is cut off");
-    }
-    const size_t bytes = BigEndian(file);
-    const std::string_view type = file.substr(4, 4);
-    const std::string_view data = file.substr(8, bytes);
-    const auto crc = static_cast<uint32_t>(
-        crc32_z(0, reinterpret_cast<const unsigned char*>(type.data()), type.size() + data.size()));
-    if (crc != BigEndian(file.substr(8 + bytes))) {
-      return absl::InvalidArgumentError("it is damaged: the CRC of a chunk is wrong");
-    }
-    if (type == "IEND") return texts;
-    if (type == "iTXt" || type == "tEXt") {
-      auto text = type == "iTXt" ? InternationalText(data) : LatinText(data);
-      if (text) texts.insert(*std::move(text));
-    }
-    file.remove_prefix(kChunkOverhead + bytes);
+    const auto chunk = TakeChunk(file);
+    if (!chunk.ok() || chunk->type == "IEND") return chunk.status();
   }
 }
 
-absl::StatusOr<RgbPixels> DecodePng(std::string_view file) {
+}  // namespace
+
+absl::StatusOr<std::map<std::string, std::string>> PngTexts(std::string_view file) {
+  if (absl::Status status = TakeSignature(file); !status.ok()) return status;
+  std::map<std::string, std::string> texts;
+  while (true) {
+    const auto chunk = TakeChunk(file);
+    if (!chunk.ok()) return chunk.status();
+    if (!chunk->undamaged()) {
+      return absl::InvalidArgumentError("it is damaged: the CRC of a chunk is wrong");
+    }
+    if (chunk->type == "IEND") return texts;
+    if (chunk->type == "iTXt" || chunk->type == "tEXt") {
+      auto text = chunk->type == "iTXt" ? InternationalText(chunk->data) : LatinText(chunk->data);
+      if (text) texts.insert(*std::move(text));
+    }
+  }
+}
+
+absl::StatusOr<RgbPixels> DecodePng(std::string_view file, uint64_t max_pixels) {
+  if (absl::Status status = CheckLengths(file); !status.ok()) return status;
   png_image image{};
   image.version = PNG_IMAGE_VERSION;
   RgbPixels pixels;
@@ -87,10 +117,10 @@ absl::StatusOr<RgbPixels> DecodePng(std::string_view file) {
     return status;
   };
   if (png_image_begin_read_from_memory(&image, file.data(), file.size()) == 0) return failed();
-  if (uint64_t{image.width} * image.height > kMaxPixels) {
+  if (uint64_t{image.width} * image.height > max_pixels) {
     png_image_free(&image);
     return absl::InvalidArgumentError(
-        absl::StrCat("it has ", image.width, "x", image.height, " pixels, more than ", kMaxPixels));
+        absl::StrCat("it has ", image.width, "x", image.height, " pixels, more than ", max_pixels));
   }
   image.format = PNG_FORMAT_RGB;
   pixels.width = image.width;

@@ -22,7 +22,10 @@ struct RgbPixels {
   std::vector<uint8_t> bytes;  // Rows from the top, 3 bytes a pixel.
 };
 
-// INVALID_ARGUMENT for what can't be decoded and for more than 2^28 pixels.
-absl::StatusOr<RgbPixels> DecodePng(std::string_view file);
+// Of a picture, if nothing is said: 768 MiB of RgbPixels.
+inline constexpr uint64_t kMaxPixels = uint64_t{1} << 28;
+
+// INVALID_ARGUMENT for what can't be decoded, is cut off, or has more pixels than `max_pixels`.
+absl::StatusOr<RgbPixels> DecodePng(std::string_view file, uint64_t max_pixels = kMaxPixels);
 
 }  // namespace patchflow

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/strings/str_cat.h"
+
 namespace patchflow {
 namespace {
 
@@ -37,8 +39,7 @@ absl::StatusOr<std::string_view> WebpXmp(std::string_view file) {
   return std::string_view();
 }
 
-// A side has 16383 pixels at most, so no more than 2^28.
-absl::StatusOr<RgbPixels> DecodeWebp(std::string_view file) {
+absl::StatusOr<RgbPixels> DecodeWebp(std::string_view file, uint64_t max_pixels) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(file.data());
   WebPBitstreamFeatures features;
   RgbPixels pixels;
@@ -46,6 +47,10 @@ absl::StatusOr<RgbPixels> DecodeWebp(std::string_view file) {
       features.has_animation == 0) {
     pixels.width = static_cast<uint32_t>(features.width);
     pixels.height = static_cast<uint32_t>(features.height);
+    if (uint64_t{pixels.width} * pixels.height > max_pixels) {
+      return absl::InvalidArgumentError(absl::StrCat("it has ", pixels.width, "x", pixels.height,
+                                                     " pixels, more than ", max_pixels));
+    }
     pixels.bytes.resize(size_t{3} * pixels.width * pixels.height);
     if (WebPDecodeRGBInto(bytes, file.size(), pixels.bytes.data(), pixels.bytes.size(),
                           3 * features.width) != nullptr) {

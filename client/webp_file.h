@@ -11,7 +11,8 @@ namespace patchflow {
 // Its XMP packet, a part of `file`; empty if it has none. INVALID_ARGUMENT if it is cut off.
 absl::StatusOr<std::string_view> WebpXmp(std::string_view file);
 
-// INVALID_ARGUMENT for what can't be decoded, moving pictures among it.
-absl::StatusOr<RgbPixels> DecodeWebp(std::string_view file);
+// INVALID_ARGUMENT for what can't be decoded, moving pictures among it, and for more pixels than
+// `max_pixels`.
+absl::StatusOr<RgbPixels> DecodeWebp(std::string_view file, uint64_t max_pixels = kMaxPixels);
 
 }  // namespace patchflow

@@ -1,5 +1,6 @@
 #include "client/xmp.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 
@@ -52,15 +53,15 @@ bool AppendReference(std::string_view name, std::string& text) {
   return true;
 }
 
-// Element content as text; nothing if there are elements in it, or it is not well-formed.
+// Element content without elements as text; nothing if it is not well-formed.
 std::optional<std::string> TextOf(std::string_view content) {
   std::string text;
   while (!content.empty()) {
-    const size_t end = content.find_first_of("&<");
+    const size_t end = content.find('&');
     text += content.substr(0, end);
     if (end == std::string_view::npos) break;
     const size_t semicolon = content.find(';', end);
-    if (content[end] == '<' || semicolon == std::string_view::npos ||
+    if (semicolon == std::string_view::npos ||
         !AppendReference(content.substr(end + 1, semicolon - end - 1), text)) {
       return std::nullopt;
     }
@@ -81,24 +82,31 @@ std::string_view DescriptionOf(std::string_view packet) {
 
 }  // namespace
 
+// Looks at each tag once, whatever they are: a packet may have millions of them.
 std::map<std::string, std::string> XmpTexts(std::string_view packet) {
   std::map<std::string, std::string> texts;
   std::string_view rest = DescriptionOf(packet);
-  while (true) {
+  for (int depth = 0;;) {
     const size_t begin = rest.find('<');
     const size_t end = begin == std::string_view::npos ? begin : rest.find('>', begin);
     if (end == std::string_view::npos) return texts;
-    const std::string name(rest.substr(begin + 1, end - begin - 1));
+    const std::string_view tag = rest.substr(begin + 1, end - begin - 1);
     rest.remove_prefix(end + 1);
-    const std::string closing = "</" + name + ">";
-    const size_t close = rest.find(closing);
-    if (close == std::string_view::npos) continue;  // "<a/>", or one with attributes.
-    const std::string_view content = rest.substr(0, close);
-    rest.remove_prefix(close + closing.size());
-    const bool own = name.compare(0, kOwn.size(), kOwn) == 0;
-    if (!own && name != kSource) continue;
+    if (tag.empty() || tag[0] == '!' || tag[0] == '?' || tag.back() == '/') continue;
+    if (tag[0] == '/') {
+      depth = std::max(0, depth - 1);
+      continue;
+    }
+    const bool own = tag.substr(0, kOwn.size()) == kOwn || tag == kSource;
+    if (++depth > 1 || !own) continue;
+    const std::string_view content = rest.substr(0, rest.find('<'));
+    const std::string_view closing = rest.substr(content.size());
+    if (closing.substr(0, 2) != "</" || closing.substr(2, tag.size()) != tag ||
+        closing.substr(2 + tag.size(), 1) != ">") {
+      continue;
+    }
     if (auto text = TextOf(content)) {
-      texts.emplace(name.substr(name.find(':') + 1), *std::move(text));
+      texts.emplace(tag.substr(tag.find(':') + 1), *std::move(text));
     }
   }
 }

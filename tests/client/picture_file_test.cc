@@ -91,6 +91,14 @@ TEST(PictureFileTest, EveryFormatGivesItsPixels) {
   }
 }
 
+TEST(PictureFileTest, MorePixelsThanAskedForAreRefused) {
+  for (const Format& each : Formats()) {
+    EXPECT_TRUE(DecodePicture(each.file, 24 * 16).ok());
+    EXPECT_THAT(DecodePicture(each.file, 24 * 16 - 1).status().message(),
+                HasSubstr("it has 24x16 pixels, more than 383"));
+  }
+}
+
 TEST(PictureFileTest, WhatIsCutOffAnywhereIsRefusedOrGivesNoPixels) {
   for (const Format& each : Formats()) {
     for (size_t bytes = 0; bytes < each.file.size(); ++bytes) {

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include "engine/image/png.h"
 
@@ -46,6 +47,23 @@ TEST(PngFileTest, EveryPrefixIsCutOff) {
     EXPECT_THAT(PngTexts(file.substr(0, bytes)).status().message(), HasSubstr("cut off")) << bytes;
   }
   EXPECT_FALSE(DecodePng(file.substr(0, file.size() - 30)).ok());
+}
+
+int64_t PeakMemoryKb() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss;
+}
+
+TEST(PngFileTest, ALengthThatIsALieTakesNoMemory) {
+  std::string file = SmallFile({{"prompt", "a star"}});
+  const size_t text = file.find("iTXt");
+  ASSERT_NE(text, std::string::npos);
+  file.replace(text - 4, 4, "\x70\x60\x01\x01");  // 1.9 GB.
+  const int64_t before = PeakMemoryKb();
+  EXPECT_THAT(DecodePng(file).status().message(), HasSubstr("cut off"));
+  EXPECT_THAT(PngTexts(file).status().message(), HasSubstr("cut off"));
+  EXPECT_LT(PeakMemoryKb() - before, 64 << 10);
 }
 
 TEST(PngFileTest, AChangedByteIsFound) {

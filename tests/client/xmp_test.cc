@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 #include "engine/image/metadata.h"
 
 namespace patchflow {
@@ -37,6 +39,24 @@ TEST(XmpTest, OtherPropertiesAndThoseThatAreNoPlainTextArePassedOver) {
                                 "<patchflow:c>&nbsp;</patchflow:c><patchflow:d/>"
                                 "<patchflow:e>5</patchflow:e>")),
               ElementsAre(Pair("e", "5")));
+}
+
+TEST(XmpTest, PropertiesWithinOthersArePassedOver) {
+  EXPECT_THAT(
+      XmpTexts(PacketOf("<dc:title x=\"1\"><patchflow:a>1</patchflow:a></dc:title><!-- b -->"
+                        "<patchflow:c><patchflow:d>2</patchflow:d></patchflow:c></patchflow:c>"
+                        "<patchflow:e>3</patchflow:f></patchflow:f>"
+                        "<patchflow:g>4</patchflow:g>")),
+      ElementsAre(Pair("g", "4")));
+}
+
+TEST(XmpTest, TakesNoLongerThanItsLengthAsksFor) {
+  std::string content;
+  for (int i = 0; i < (1 << 18); ++i) content += "<a>";
+  for (int i = 0; i < (1 << 16); ++i) content += "<patchflow:b>&amp;";
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_THAT(XmpTexts(PacketOf(content)), IsEmpty());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
 }
 
 TEST(XmpTest, WhatIsNoPacketHasNoTexts) {
