@@ -86,6 +86,7 @@ std::optional<int> Await(pid_t pid, absl::Time end) {
 
 absl::StatusOr<Answer> Run(const std::vector<std::string>& command, absl::Duration limit) {
   std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
   for (const std::string& word : command) {
     argv.push_back(const_cast<char*>(word.c_str()));
   }
