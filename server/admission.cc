@@ -315,6 +315,11 @@ absl::Status Admission::Enqueue(const Draft& draft, const std::shared_ptr<Genera
   ServedModel& model = *draft.model;
   const auto ahead = model.queue().Ahead(generation);
   absl::Status status = CheckDeadline(model, draft.spec, ahead);
+  if (status.ok()) {
+    const v1::EffectiveParams& params = draft.spec.params();
+    status = model.costs().memory().Check(draft.spec.accepted.plan_digest(), params.width(),
+                                          params.height());
+  }
   if (!status.ok()) {
     return status;
   }

@@ -11,6 +11,7 @@
 
 #include "absl/time/time.h"
 #include "patchflow/v1/image_generation.pb.h"
+#include "server/memory_budget.h"
 
 namespace patchflow {
 
@@ -44,6 +45,8 @@ class CostModel {
   // The fastest tenth of the last 32 images; nothing below 5 samples.
   std::optional<Estimate> ExpectAtBest(const std::string& plan, const v1::EffectiveParams& params,
                                        int batch_size = 1) const;
+  // Of the same plans.
+  MemoryBudget& memory() { return memory_; }
 
  private:
   using Shape = std::tuple<std::string, int, int, bool>;
@@ -55,6 +58,7 @@ class CostModel {
 
   mutable std::mutex mutex_;
   std::map<Shape, Learned> learned_;
+  MemoryBudget memory_;
 };
 
 }  // namespace patchflow

@@ -47,6 +47,11 @@ std::string BeginRun(const Generation& generation, const Group& group) {
              : TraceparentOf(trace->BeginRun(group.config().name, generation.standing().attempt));
 }
 
+int64_t PixelsOf(const Generation& generation) {
+  const v1::EffectiveParams& params = generation.spec().params();
+  return int64_t{params.width()} * params.height();
+}
+
 absl::Status BusyError() {
   return MakeError(absl::StatusCode::kResourceExhausted, reason::kWorkerBusy,
                    "the worker took no job for too long");
@@ -242,6 +247,7 @@ void Dispatcher::EndRun(const Incarnation& worker, const std::shared_ptr<Generat
   parts_.group.SetEnded(*generation);
   if (generation->standing().state == v1::STATE_SUCCEEDED) {
     parts_.group.JobCompleted();
+    parts_.costs.memory().Fitted(worker.info->plan_digest(), PixelsOf(*generation));
   }
 }
 
@@ -259,6 +265,9 @@ void Dispatcher::Settle(const Incarnation& worker, const std::shared_ptr<Generat
     parts_.group.Complain(worker.epoch, ReasonOf(status));
   }
   if (alone) {
+    if (ReasonOf(status) == reason::kGpuOutOfMemory) {
+      parts_.costs.memory().RanOut(worker.info->plan_digest(), PixelsOf(*generation));
+    }
     generation->End(status);
     return;
   }

@@ -26,6 +26,7 @@ inline constexpr char kUnauthenticated[] = "UNAUTHENTICATED";
 inline constexpr char kPermissionDenied[] = "PERMISSION_DENIED";
 inline constexpr char kRateLimited[] = "RATE_LIMITED";
 inline constexpr char kQueueFull[] = "QUEUE_FULL";
+inline constexpr char kGpuMemoryBudget[] = "GPU_MEMORY_BUDGET";
 inline constexpr char kGpuOutOfMemory[] = "GPU_OUT_OF_MEMORY";
 inline constexpr char kStarting[] = "STARTING";
 inline constexpr char kDraining[] = "DRAINING";

@@ -60,7 +60,7 @@ constexpr const char* kRejections[] = {
     reason::kEngineFailed,     reason::kDeadlineUnmeetable, reason::kCancelledByRequest,
     reason::kPoisonRequest,    reason::kInternal,           reason::kUnauthenticated,
     reason::kPermissionDenied, reason::kRateLimited,        reason::kStoreFailed,
-    reason::kAuditUnavailable};
+    reason::kAuditUnavailable, reason::kGpuMemoryBudget};
 constexpr const char* kCancellations[] = {reason::kClientCancelled, reason::kCancelledByRequest};
 constexpr const char* kJobFailures[] = {reason::kEngineFailed, reason::kGpuOutOfMemory,
                                         reason::kNonFiniteOutput, reason::kInternal};

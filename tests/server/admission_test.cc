@@ -90,6 +90,17 @@ TEST_F(AdmissionTest, TellsWhatItKnowsOfTheCost) {
   EXPECT_EQ(accepted.queue_position(), 1);
 }
 
+TEST_F(AdmissionTest, RefusesASizeThatRanOutOfMemory) {
+  const auto known = admission_->Admit(Request(), Caller());
+  ASSERT_TRUE(known.ok()) << known.status();
+  const GenerationSpec& spec = (*known)->spec();
+  for (int i = 0; i < MemoryBudget::kTimes; ++i) {
+    model().costs().memory().RanOut(spec.accepted.plan_digest(),
+                                    int64_t{spec.params().width()} * spec.params().height());
+  }
+  EXPECT_EQ(ReasonOf(admission_->Admit(Request(), Caller()).status()), "GPU_MEMORY_BUDGET");
+}
+
 TEST_F(AdmissionTest, RefusesADeadlineOnlyOnceAShapeHasFiveSamples) {
   Learn(4, absl::Seconds(10));
   EXPECT_TRUE(Admit(absl::Seconds(5)).ok());

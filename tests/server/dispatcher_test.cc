@@ -131,6 +131,30 @@ TEST_F(DispatcherTest, WaitsForABusyWorkerWithoutCountingALoss) {
   EXPECT_EQ(worker_->calls(), 4);
 }
 
+TEST_F(DispatcherTest, RemembersASizeThatRanOutOfMemoryUntilOneIsMade) {
+  std::atomic<bool> fits = false;
+  Serve([&](int n, ScriptedJob& job) {
+    if (fits) {
+      MakeAll(n, job);
+    } else {
+      job.End(TestError(absl::StatusCode::kResourceExhausted, reason::kGpuOutOfMemory));
+    }
+  });
+  const auto params = TestSpec("a").params();
+  const auto allows = [&] {
+    return costs_.memory().Check("plan-1", params.width(), params.height()).ok();
+  };
+  for (const char* id : {"a", "b"}) {
+    EXPECT_TRUE(allows()) << id;
+    ASSERT_TRUE(Ends(Submit(id)));
+    Restart();
+  }
+  EXPECT_FALSE(allows());
+  fits = true;
+  ASSERT_TRUE(Ends(Submit("c")));
+  EXPECT_TRUE(Eventually(allows));
+}
+
 TEST_F(DispatcherTest, AWorkerThatStaysBusyIsGivenUpAndNotWhoWaitsForIt) {
   max_busy_ = absl::Milliseconds(30);
   std::atomic<bool> busy = true;
