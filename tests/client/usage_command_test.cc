@@ -189,6 +189,18 @@ class UsageOfAServerTest : public UsageCommandTest {
   void (*before_)(int);
 };
 
+TEST_F(UsageOfAServerTest, PassesOverWhatTheAdminServiceDid) {
+  auto log = Open();
+  AddCalls(*log, 1);
+  log->Admin({{"method", "Drain"}, {"identity", "operator"}, {"code", "OK"}});
+  log.reset();
+  const auto sums = Sums({config_.file});
+  ASSERT_EQ(sums.size(), 1U);
+  EXPECT_EQ(sums[0]["identity"], "studio");
+  EXPECT_EQ(sums[0]["calls"], 1);
+  EXPECT_THAT(err_.str(), IsEmpty());
+}
+
 TEST_F(UsageOfAServerTest, IsSummedBesideALineThatWasCutOff) {
   auto log = Open();
   AddGeneration(*log);

@@ -1,5 +1,6 @@
 #include "server/supervisor.h"
 
+#include "server/log.h"
 #include "tests/server/supervised.h"
 
 namespace patchflow {
@@ -165,6 +166,21 @@ TEST_F(SupervisorTest, LeavesABlackBoxOfEveryLoss) {
                            "WORKER_STATE_READY", "shapes"}) {
     EXPECT_THAT(box, HasSubstr(part));
   }
+}
+
+TEST_F(SupervisorTest, TheLogTellsWhatAWorkerRanThatWasLost) {
+  Supervise();
+  ASSERT_TRUE(Serves());
+  group_.SetRunning(group_.WaitServing()->epoch, {{MakeGeneration(TestSpec("request-7")), [] {}},
+                                                  {MakeGeneration(TestSpec("request-8")), [] {}}});
+  ::testing::internal::CaptureStderr();
+  kill(Pids().at(0), SIGKILL);
+  ASSERT_TRUE(Starts(2));
+  StopLog();
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_THAT(log, HasSubstr(R"("msg":"worker lost","group":")"));
+  EXPECT_THAT(log,
+              HasSubstr(R"("request_ids":"request-7,request-8","last_request_id":"request-7")"));
 }
 
 TEST_F(SupervisorTest, StopsItsWorkerAtTheEnd) {
