@@ -173,7 +173,7 @@ def leftovers(cancels: int) -> dict:
     }
 
 
-def run(rounds: int, cancels: int, real_rounds: int, late: bool = False) -> dict:
+def run(rounds: int, cancels: int, real_rounds: int, late: bool = False, by_time: bool = True) -> dict:
     times, real, left = latencies(rounds), real_worker(real_rounds, late), leftovers(cancels)
     faults = list(left["faults"])
     for what in ("queued_end_s", "running_end_s"):
@@ -181,7 +181,7 @@ def run(rounds: int, cancels: int, real_rounds: int, late: bool = False) -> dict
             faults.append(f"{what}: {times[what]}")
     if times["group_free_s"]["max"] > STEP_MS / 1000 + MARGIN_S:
         faults.append(f"the group was busy for {times['group_free_s']['max']:.3f} s after a cancellation")
-    faults += real_faults(real)
+    faults += real_faults(real, by_time)
     return {"latencies": times, "real_worker": real, "leftovers": left, "faults": faults}
 
 

@@ -23,7 +23,9 @@ QUEUE = 32
 SHAPE = ("--mix", "256x256:1")
 
 
-def run(seconds: float, min_part_of_peak: float = MIN_PART_OF_PEAK) -> dict:
+def run(
+    seconds: float, min_part_of_peak: float = MIN_PART_OF_PEAK, max_rejection_p99_s: float = MAX_REJECTION_P99_S
+) -> dict:
     with FakeServer(1, STEP_MS, more={"limits": {"max_queue": QUEUE, "result_bytes": 1 << 20}}) as server:
         # The peak: a queue that is never empty and never full.
         closed = ("--concurrency", 8, "--warm-up", "1s", "--duration", max(3, seconds / 6), *SHAPE)
@@ -55,16 +57,16 @@ def run(seconds: float, min_part_of_peak: float = MIN_PART_OF_PEAK) -> dict:
             "outcomes": {name: outcome["count"] for name, outcome in row["outcomes"].items()},
             "late_p99_s": row["late_s"]["p99"],
         }
-        return result | {"faults": faults_of(result, min_part_of_peak)}
+        return result | {"faults": faults_of(result, min_part_of_peak, max_rejection_p99_s)}
 
 
-def faults_of(result: dict, min_part_of_peak: float) -> list[str]:
+def faults_of(result: dict, min_part_of_peak: float, max_rejection_p99_s: float) -> list[str]:
     faults = []
     if result["sent_hz"] < MIN_PART_SENT * result["rate_hz"]:
         faults.append(f"only {result['sent_hz']:.0f} requests a second were sent, not {result['rate_hz']:.0f}")
     if set(result["outcomes"]) != {"OK", "RESOURCE_EXHAUSTED/QUEUE_FULL"}:
         faults.append(f"outcomes other than OK and QUEUE_FULL: {result['outcomes']}")
-    if result["rejections"]["p99"] >= MAX_REJECTION_P99_S:
+    if result["rejections"]["p99"] >= max_rejection_p99_s:
         faults.append(f"p99 of a rejection is {1000 * result['rejections']['p99']:.1f} ms")
     if result["without_retry_info"]:
         faults.append(f"{result['without_retry_info']} rejections without RetryInfo")

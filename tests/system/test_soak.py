@@ -36,7 +36,7 @@ def test_a_front_end_that_leaks_fails_the_check_of_memory():
 # A slow machine with other work makes these slower, not wrong: bench/load has the bars.
 def test_what_is_too_much_is_refused_at_once_and_the_rest_goes_on():
     # The peak is measured at other moments: on a machine that also compiles it is another one.
-    faultless(overload.run(seconds=6, min_part_of_peak=0.5))
+    faultless(overload.run(seconds=6, min_part_of_peak=0.5, max_rejection_p99_s=0.5))
 
 
 @pytest.mark.long
@@ -46,13 +46,14 @@ def test_ten_times_overload_for_a_minute():
 
 
 def test_cancellations_take_effect_at_once_and_leave_nothing():
-    faultless(cancels.run(rounds=5, cancels=1000, real_rounds=3))
+    # By the work that was done after a cancellation, which a busy machine does not change.
+    faultless(cancels.run(rounds=5, cancels=1000, real_rounds=3, by_time=False))
 
 
 def test_a_worker_that_stops_a_step_later_fails_the_check_of_cancellations():
-    faults = running_cancels.real_faults(running_cancels.real_worker(rounds=2, late=True))
-    assert any(fault.startswith("in a step") for fault in faults), faults
-    assert any(fault.startswith("in decoding") for fault in faults), faults
+    faults = running_cancels.real_faults(running_cancels.real_worker(rounds=3, late=True), by_time=False)
+    assert any(fault.startswith("in_steps") for fault in faults), faults
+    assert any(fault.startswith("in_decode") for fault in faults), faults
 
 
 @pytest.mark.long
