@@ -111,7 +111,9 @@ TEST_F(ServedModelTest, WhatIsStoredWaitsForAGroupThatAnOperatorMayMend) {
   model_.EndHopeless({absl::ZeroDuration()});
   EXPECT_EQ(EndOf(stored), "") << "not back in time, but it may come";
   Serve(a_, "plan-1");
-  EXPECT_EQ(model_.queue().PopBatch("plan-1", 1, absl::ZeroDuration()).front(), stored);
+  const auto batch = model_.queue().PopBatch("plan-1", 1, absl::ZeroDuration());
+  ASSERT_EQ(batch.size(), 1U);
+  EXPECT_EQ(batch.front(), stored);
 }
 
 TEST_F(ServedModelTest, WhatIsStoredEndsWithTheProcessAsDrained) {

@@ -137,6 +137,25 @@ TEST(ServerTest, EndsACallBeforeItsDeadlineWithTheReason) {
   EXPECT_EQ(ReasonOf(status), "DEADLINE_RUNNING");
 }
 
+TEST(ServerTest, EachCallOfAnIdHasATimeoutOfItsOwn) {
+  RunningServer running({}, StepsOf(absl::Milliseconds(20)));
+  ASSERT_TRUE(running.Ready());
+  auto request = RunningServer::Request("a star", "same");
+  request.mutable_sampling()->set_steps(50);
+  auto hasty = request;
+  hasty.mutable_scheduling()->mutable_timeout()->set_nanos(300000000);
+  Received first;
+  std::thread client([&] { first = running.Generate(hasty); });
+  ASSERT_TRUE(Eventually([&] { return running.worker().busy(); }));
+  const Received joined = running.Generate(request);
+  client.join();
+  EXPECT_EQ(ReasonOf(first.status), "DEADLINE_RUNNING");
+  EXPECT_TRUE(joined.status.ok()) << joined.status;
+  hasty.set_request_id("alone");
+  EXPECT_EQ(ReasonOf(running.Generate(hasty).status), "DEADLINE_RUNNING");
+  EXPECT_TRUE(Eventually([&] { return !running.worker().busy(); })) << "nobody else waits for it";
+}
+
 TEST(ServerTest, RefusesWithRetryInfoWhenFull) {
   ServerConfig config;
   config.limits.max_queue = 1;
