@@ -30,3 +30,8 @@ def test_a_smashed_stack_and_an_overrun_buffer_end_the_process(program):
     symbols = read(program, "--dyn-syms")
     assert "__stack_chk_fail@" in symbols
     assert "_chk@GLIBC" in symbols.replace("__stack_chk_fail@GLIBC", ""), "no call is checked (_FORTIFY_SOURCE)"
+
+
+def test_buffers_whose_size_is_computed_are_checked():
+    # The black box's copies into memory of a computed size: without a check at _FORTIFY_SOURCE=2.
+    assert " __memcpy_chk@GLIBC" in read("patchflow-worker", "--dyn-syms")
