@@ -19,7 +19,8 @@ namespace {
 
 constexpr int64_t kMaxFileBytes = 1 << 20;
 constexpr size_t kMaxWorkers = 64;
-constexpr int kMaxFirstGpu = 63;  // The worker's --first-gpu.
+constexpr double kMaxGuidance = 50;  // The engine's kMaxGuidanceScale.
+constexpr int kMaxFirstGpu = 63;     // The worker's --first-gpu.
 
 bool NameIsPlain(const std::string& name) {
   return !name.empty() && name.size() <= 64 &&
@@ -131,7 +132,7 @@ GroupConfig ReadGroup(MapReader reader, const std::string& directory) {
   group.dtype = reader.OneOf("dtype", "auto", {"auto", "float32", "bfloat16", "float16", "float8"});
   ReadRanks(reader, group);
   group.threads = static_cast<int>(reader.Integer("threads", 0, 0, 1024));
-  group.default_guidance = reader.Number("default_guidance", 0, 1, 100);
+  group.default_guidance = reader.Number("default_guidance", 0, 1, kMaxGuidance);
   group.provenance_mark = reader.Boolean("provenance_mark", group.provenance_mark);
   group.warmup = ReadWarmUp(reader);
   group.batch_size = ReadBatching(reader, group.members());

@@ -98,6 +98,12 @@ TEST(ConfigTest, KnowsEveryDtypeAndNoOther) {
                         "float8"));
 }
 
+TEST(ConfigTest, AllowsNoGuidanceThatTheWorkerRefuses) {
+  EXPECT_TRUE(Parse("groups: [{model: models/shapes, default_guidance: 50}]").ok());
+  EXPECT_THAT(Faults("groups: [{model: models/shapes, default_guidance: 51}]"),
+              HasSubstr("groups[0].default_guidance: 51 "));
+}
+
 TEST(ConfigTest, PlacesAGroupOnGpus) {
   auto config = Parse("groups: [{model: models/shapes}, {model: models/shapes, first_gpu: 4}]");
   ASSERT_TRUE(config.ok()) << config.status();
