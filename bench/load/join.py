@@ -23,7 +23,9 @@ class Join:
         for line in audit:
             if line["event"] == "generation":
                 self.generations[line["request_id"]].append(line)
-            elif line["method"] == "GenerateImages":
+            elif line["event"] == "lost":
+                self._fault("lost", f"{line['lines']} lines of the audit log")
+            elif line.get("method") == "GenerateImages":
                 self.calls[line["request_id"]].append(line)
         for record in records:
             self._check(record)
