@@ -16,6 +16,8 @@ namespace {
 
 constexpr absl::Duration kPopWait = absl::Milliseconds(500);
 constexpr int kMaxLosses = 3;
+// To the worker, and until it has begun to encode.
+constexpr absl::Duration kWayOfAHint = absl::Milliseconds(2);
 
 enum class Verdict {
   kFinal,  // Running again would end the same way.
@@ -183,7 +185,7 @@ std::shared_ptr<SharedRun> Dispatcher::Ask(const Incarnation& worker, const Batc
   }
   parts_.group.SetRunning(worker.epoch, std::move(works));
   SharedRun::Hooks hooks;
-  const auto hinted = std::make_shared<std::atomic<bool>>(false);
+  const auto hinted = std::make_shared<std::atomic<bool>>(!IsWorthAHint(worker, *batch.front()));
   hooks.on_event = [this, worker, hinted](const worker::v1::ExecuteResponse& event, bool is_tail) {
     is_tail ? parts_.group.NoteTailEvent() : parts_.group.NoteEvent();
     if (event.step().phase() == worker::v1::JOB_PHASE_DENOISE && !hinted->exchange(true)) {
@@ -202,6 +204,12 @@ void Dispatcher::CountPasses(int images) const {
   for (int left = images; left > 0; left -= rows) {
     parts_.metrics.batch_size->Observe(std::min(left, rows));
   }
+}
+
+bool Dispatcher::IsWorthAHint(const Incarnation& worker, const Generation& generation) const {
+  const v1::EffectiveParams& params = generation.spec().params();
+  const auto expected = parts_.costs.Expect(worker.info->plan_digest(), params);
+  return !expected.has_value() || params.steps() * expected->step > kWayOfAHint;
 }
 
 bool Dispatcher::HintNext(const Incarnation& worker) {

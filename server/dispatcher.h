@@ -58,6 +58,8 @@ class Dispatcher {
   // Calls the worker for each.
   std::shared_ptr<SharedRun> Ask(const Incarnation& worker, const Batch& batch);
   void CountPasses(int images) const;
+  // Whether its denoising takes long enough for anything to be done beside it.
+  bool IsWorthAHint(const Incarnation& worker, const Generation& generation) const;
   // Tells the worker the texts of what is likely to run next, so that it can encode them beside the
   // denoising. Binds nobody. False if nothing is queued.
   bool HintNext(const Incarnation& worker);

@@ -50,5 +50,18 @@ TEST_F(DispatcherHintTest, TellsNoNegativePromptThatIsNotUsedAndAlsoWhatComesLat
   EXPECT_THAT(worker_->hints()[0].texts(), ElementsAre("a red circle"));
 }
 
+TEST_F(DispatcherHintTest, TellsNothingBesideADenoisingThatIsShorterThanTheHintsWay) {
+  const v1::EffectiveParams params = TestSpec("a").params();
+  costs_.Record("plan-1", params, absl::Milliseconds(5), absl::Milliseconds(1));
+  Serve([](int, ScriptedJob& job) { job.Step(0, 0); });
+  auto running = Submit("a");
+  ASSERT_TRUE(Eventually([&] { return worker_->calls() == 1; }));
+  Submit("b");
+  worker_->job(0)->Step(0, 1);
+  worker_->job(0)->Step(0, 2);
+  ASSERT_TRUE(Eventually([&] { return running->standing().step == 2; }));
+  EXPECT_TRUE(worker_->hints().empty());
+}
+
 }  // namespace
 }  // namespace patchflow
