@@ -55,7 +55,6 @@ REFUSED_BY_WORKER = [
     ({"warmup": ["100x100"]}, "100x100: width 100 is not a multiple of 16"),
     ({"warmup": ["4096x2048"]}, "4096x2048: 8388608 pixels are above the limit of 4194304"),
     ({"dtype": "float16"}, "--dtype: float16: CPUs compute in float32 alone"),
-    ({"default_guidance": 80}, "--default-guidance"),
 ]
 
 
