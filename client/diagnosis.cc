@@ -203,8 +203,7 @@ bool IsOutOfMemory(const Facts& facts, Diagnosis& found) {
                                 failure.empty() ? facts.fault : failure, ".");
   found.advice =
       "Allow smaller images (limits.max_pixels), take a layout that splits the weights (tensor, "
-      "shared_text), "
-      "or give the device to this server alone.";
+      "shared_text), or give the device to this server alone.";
   found.evidence = {failure.empty() ? facts.fault : failure};
   return true;
 }

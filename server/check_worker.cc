@@ -85,12 +85,7 @@ std::optional<int> Await(pid_t pid, absl::Time end) {
 }
 
 absl::StatusOr<Answer> Run(const std::vector<std::string>& command, absl::Duration limit) {
-  std::vector<char*> argv;
-  argv.reserve(command.size() + 1);
-  for (const std::string& word : command) {
-    argv.push_back(const_cast<char*>(word.c_str()));
-  }
-  argv.push_back(nullptr);
+  const std::vector<char*> argv = ArgvOf(command);
   int output[2];
   if (pipe2(output, O_CLOEXEC) != 0) {
     return absl::UnavailableError(absl::StrCat("cannot make a pipe: ", std::strerror(errno)));

@@ -54,11 +54,6 @@ int64_t PixelsOf(const Generation& generation) {
   return int64_t{params.width()} * params.height();
 }
 
-absl::Status BusyError() {
-  return MakeError(absl::StatusCode::kResourceExhausted, reason::kWorkerBusy,
-                   "the worker took no job for too long");
-}
-
 }  // namespace
 
 Dispatcher::Dispatcher(Parts parts)
@@ -158,7 +153,7 @@ void Dispatcher::RunBatch(const Incarnation& worker, Batch batch) {
       } else if (give_up && !generation->ended()) {
         give_back(generation);  // It was never begun: whoever keeps the worker busy is why.
       } else {
-        EndRun(worker, generation, rest.all_busy ? BusyError() : absl::OkStatus(), alone);
+        EndRun(worker, generation, absl::OkStatus(), alone);
       }
     }
     if (rest.all_busy && go_on) {

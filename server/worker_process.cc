@@ -84,12 +84,7 @@ int64_t MemoryKillsOfSystem() {
 
 absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(
     const std::vector<std::string>& command) {
-  std::vector<char*> argv;
-  argv.reserve(command.size() + 1);
-  for (const std::string& word : command) {
-    argv.push_back(const_cast<char*>(word.c_str()));
-  }
-  argv.push_back(nullptr);
+  const std::vector<char*> argv = ArgvOf(command);
   int output[2];
   if (pipe2(output, O_CLOEXEC) != 0) {
     return absl::UnavailableError(absl::StrCat("cannot make a pipe: ", std::strerror(errno)));
@@ -106,6 +101,16 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(
     return absl::UnavailableError(absl::StrCat("cannot start a process: ", why));
   }
   return std::unique_ptr<WorkerProcess>(new WorkerProcess(pid, output[0]));
+}
+
+std::vector<char*> ArgvOf(const std::vector<std::string>& command) {
+  std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
+  for (const std::string& word : command) {
+    argv.push_back(const_cast<char*>(word.c_str()));
+  }
+  argv.push_back(nullptr);
+  return argv;
 }
 
 WorkerProcess::WorkerProcess(pid_t pid, int output)
@@ -145,15 +150,16 @@ void WorkerProcess::Signal(int signal) {
 
 void WorkerProcess::Stop(absl::Duration grace) {
   Signal(SIGTERM);
-  const auto until = Clock::now() + ToClock(grace);
-  while (!Poll().has_value() && Clock::now() < until) {
-    std::this_thread::sleep_for(kPoll);
-  }
+  EndsWithin(grace);
   Signal(SIGKILL);
 }
 
 bool WorkerProcess::Kill(absl::Duration wait) {
   Signal(SIGKILL);
+  return EndsWithin(wait);
+}
+
+bool WorkerProcess::EndsWithin(absl::Duration wait) {
   const auto until = Clock::now() + ToClock(wait);
   while (!Poll().has_value() && Clock::now() < until) {
     std::this_thread::sleep_for(kPoll);

@@ -38,6 +38,9 @@ struct ProcessEnd {
   int sticky_error() const;
 };
 
+// As exec() takes it; the words must outlive it.
+std::vector<char*> ArgvOf(const std::vector<std::string>& command);
+
 // Used by one thread, which must live as long as the process: the kernel kills the process when
 // that thread ends, whatever becomes of the server.
 class WorkerProcess {
@@ -69,6 +72,7 @@ class WorkerProcess {
 
  private:
   WorkerProcess(pid_t pid, int output);
+  bool EndsWithin(absl::Duration wait);
 
   const pid_t pid_;
   const int64_t memory_kills_before_;
