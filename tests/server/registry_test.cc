@@ -140,45 +140,40 @@ TEST_F(RegistryTest, RefusesPoisonForTenMinutes) {
   EXPECT_TRUE(registry_.Claim({"", "a"}, "fingerprint", Maker("a")).ok());
 }
 
-TEST_F(RegistryTest, KnowsNothingWhileWhatEndedBeforeCannotBeRead) {
-  const absl::Status stuck = TestError(absl::StatusCode::kUnavailable, reason::kStoreFailed);
-  bool reads = false;
-  registry_.SetRecall([&](const GenerationKey& key) -> absl::StatusOr<std::shared_ptr<Generation>> {
-    if (!reads) {
-      return stuck;
-    }
-    if (key.request_id != "stored") {
-      return nullptr;
-    }
-    auto generation = MakeGeneration(TestSpec("stored"));
-    generation->End(absl::OkStatus());
-    return generation;
-  });
-  EXPECT_EQ(registry_.Find({"", "stored"}).status(), stuck) << "not NOT_FOUND";
-  EXPECT_EQ(registry_.Claim({"", "stored"}, "fingerprint", Maker("stored")).status(), stuck)
+// Before it is a store with a generation that has ended, "stored", which can't be read at first.
+class StoringRegistryTest : public RegistryTest {
+ protected:
+  StoringRegistryTest() {
+    registry_.SetRecall(
+        [this](const GenerationKey& key) -> absl::StatusOr<std::shared_ptr<Generation>> {
+          if (!reads_) {
+            return stuck_;
+          }
+          if (key.request_id != "stored") {
+            return nullptr;
+          }
+          auto generation = MakeGeneration(TestSpec("stored"));
+          generation->End(absl::OkStatus());
+          return generation;
+        });
+  }
+  const absl::Status stuck_ = TestError(absl::StatusCode::kUnavailable, reason::kStoreFailed);
+  bool reads_ = false;
+};
+
+TEST_F(StoringRegistryTest, KnowsNothingWhileWhatEndedBeforeCannotBeRead) {
+  EXPECT_EQ(registry_.Find({"", "stored"}).status(), stuck_) << "not NOT_FOUND";
+  EXPECT_EQ(registry_.Claim({"", "stored"}, "fingerprint", Maker("stored")).status(), stuck_)
       << "it is not made again";
-  reads = true;
+  reads_ = true;
   EXPECT_TRUE(registry_.Find({"", "stored"}).ok());
   EXPECT_EQ(registry_.Find({"", "other"}).status().code(), absl::StatusCode::kNotFound);
   EXPECT_FALSE(registry_.Claim({"", "stored"}, "fingerprint", Maker("stored"))->fresh);
 }
 
-TEST_F(RegistryTest, CancelsAheadOnlyWhatDidNotEndBefore) {
-  const absl::Status stuck = TestError(absl::StatusCode::kUnavailable, reason::kStoreFailed);
-  bool reads = false;
-  registry_.SetRecall([&](const GenerationKey& key) -> absl::StatusOr<std::shared_ptr<Generation>> {
-    if (!reads) {
-      return stuck;
-    }
-    if (key.request_id != "stored") {
-      return nullptr;
-    }
-    auto generation = MakeGeneration(TestSpec("stored"));
-    generation->End(absl::OkStatus());
-    return generation;
-  });
-  EXPECT_EQ(registry_.FindOrCancelAhead({"", "stored"}).status(), stuck);
-  reads = true;
+TEST_F(StoringRegistryTest, CancelsAheadOnlyWhatDidNotEndBefore) {
+  EXPECT_EQ(registry_.FindOrCancelAhead({"", "stored"}).status(), stuck_);
+  reads_ = true;
   const auto found = registry_.FindOrCancelAhead({"", "stored"});
   ASSERT_TRUE(found.ok() && *found != nullptr);
   EXPECT_EQ((*found)->standing().state, v1::STATE_SUCCEEDED);
